@@ -1,0 +1,4 @@
+//! Skeleton.
+#![allow(clippy::print_stdout, reason = "this program talks to a terminal")]
+
+fn main() {}
