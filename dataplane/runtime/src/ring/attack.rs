@@ -98,7 +98,7 @@ fn drops() -> u64 {
     std::env::var("BERTH_ATTACK_DROPS").ok().and_then(|text| text.parse().ok()).unwrap_or(DROPS)
 }
 
-fn guarded(attack: impl AsyncFn(&mut Random)) -> Arc<CoreStats> {
+fn guarded(attack: impl AsyncFnOnce(&mut Random)) -> Arc<CoreStats> {
     let seed =
         std::env::var("BERTH_ATTACK_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0x5EED_u64);
     println!("seed {seed}");
