@@ -71,8 +71,9 @@ impl TcpListener {
 
 /// A connected TCP stream of this core.
 ///
-/// A write returns when its bytes are copied; a flush waits until the kernel has taken them. A
-/// stream that is dropped without a flush drops what the kernel has not taken.
+/// A write returns when its bytes are copied. A flush waits until they are on their way, a shutdown
+/// until the kernel has taken them. Dropping a stream is an abort: it drops what the kernel has not
+/// taken, so a graceful end is a shutdown.
 pub struct TcpStream(StreamKind);
 
 enum StreamKind {
@@ -119,14 +120,6 @@ impl TcpStream {
     /// Makes the close a reset: for connections that are refused, so that they cost no TIME_WAIT.
     pub fn reset_on_close(&self) -> io::Result<()> {
         SockRef::from(&self.socket()).set_linger(Some(std::time::Duration::ZERO))
-    }
-
-    /// Whether the kernel has taken everything that was written.
-    pub fn is_flushed(&self) -> bool {
-        match &self.0 {
-            StreamKind::Ring(stream) => stream.is_flushed(),
-            StreamKind::Epoll(stream) => stream.is_flushed(),
-        }
     }
 
     fn shutdown_write(&self) -> io::Result<()> {
@@ -180,7 +173,9 @@ impl AsyncWrite for TcpStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
-        std::task::ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+        if let StreamKind::Ring(ring) = &stream.0 {
+            std::task::ready!(ring.poll_taken(cx))?;
+        }
         Poll::Ready(stream.shutdown_write())
     }
 }

@@ -36,22 +36,31 @@ pub enum StatKind {
     Gauge,
 }
 
+/// Declares a struct of numbers, one [`Stat`] each, whose doc comments are their help texts.
+#[macro_export]
 macro_rules! stats {
-    ($($(#[doc = $doc:literal])+ $kind:ident $name:ident;)+) => {
-        /// The numbers of one core. The doc comment of each is its help text in `/metrics`.
+    ($(#[$meta:meta])* $vis:vis struct $type:ident {
+        $($(#[doc = $doc:literal])+ $kind:ident $name:ident;)+
+    }) => {
+        $(#[$meta])*
         #[derive(Debug, Default)]
-        pub struct CoreStats { $($(#[doc = $doc])+ pub $name: Stat,)+ }
+        $vis struct $type { $($(#[doc = $doc])+ pub $name: $crate::stats::Stat,)+ }
 
-        impl CoreStats {
+        impl $type {
             /// Calls `f(name, kind, help, value)` for every number, in the order of declaration.
-            pub fn each(&self, mut f: impl FnMut(&'static str, StatKind, &'static str, u64)) {
-                $(f(stringify!($name), StatKind::$kind, concat!($($doc),+).trim(), self.$name.get());)+
+            pub fn each(
+                &self,
+                mut f: impl FnMut(&'static str, $crate::stats::StatKind, &'static str, u64),
+            ) {
+                $(f(stringify!($name), $crate::stats::StatKind::$kind, concat!($($doc),+).trim(), self.$name.get());)+
             }
         }
     };
 }
 
 stats! {
+/// The numbers of one core's runtime.
+pub struct CoreStats {
     /// Turns of the core's loop.
     Counter turns;
     /// Times that the core went to sleep in its driver.
@@ -104,4 +113,5 @@ stats! {
     Counter accept_exhausted;
     /// Datagrams that did not fit their buffer or carried a control message that we cannot read.
     Counter datagrams_malformed;
+}
 }

@@ -58,11 +58,6 @@ impl EpollStream {
         self.0.fd()
     }
 
-    #[allow(clippy::unused_self, reason = "the same door as the ring's stream")]
-    pub(crate) fn is_flushed(&self) -> bool {
-        true
-    }
-
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0.attempt(Side::Read, cx, |fd| {
             // SAFETY: the kernel writes at most the unfilled length into the unfilled part.

@@ -5,9 +5,9 @@
 //!   that the peer's window closes; reading the queue empty arms it again. When the pool is nearly
 //!   used up a reader may lag by one receive only.
 //! * *Sending*: a write copies into a send buffer and starts one send of it; further writes fill a
-//!   second buffer, which goes when the first is done. With both full a write waits. `flush` waits
-//!   until the kernel has taken all. Like a buffered writer, a stream that is dropped without a
-//!   flush drops what the kernel has not taken.
+//!   second buffer, which goes when the first is done. With both full a write waits. A flush waits
+//!   until nothing waits behind the send in flight; a shutdown waits until the kernel has taken
+//!   all. A stream that is dropped without a shutdown drops what the kernel has not taken.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -184,21 +184,26 @@ impl RingStream {
         Poll::Ready(Ok(written))
     }
 
+    /// Waits until no bytes wait behind a send in flight.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_sent(cx, |inner| inner.next.is_none())
+    }
+
+    /// Waits until the kernel has taken everything.
+    pub(crate) fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_sent(cx, |inner| !inner.sending)
+    }
+
+    fn poll_sent(&self, cx: &mut Context<'_>, enough: impl Fn(&Inner) -> bool) -> Poll<io::Result<()>> {
         let mut inner = self.state.inner.borrow_mut();
         if let Some(errno) = inner.write_error {
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
-        if !inner.sending {
+        if enough(&inner) {
             return Poll::Ready(Ok(()));
         }
         keep_waker(&mut inner.writer, cx);
         Poll::Pending
-    }
-
-    /// Whether the kernel has taken everything that was written.
-    pub(crate) fn is_flushed(&self) -> bool {
-        !self.state.inner.borrow().sending
     }
 }
 
