@@ -1,1 +1,3 @@
-//! Skeleton.
+//! Listeners, HTTP, TLS, router, responder and the life of a node.
+
+pub mod http;

@@ -1,0 +1,3 @@
+//! HTTP on a connection.
+
+pub mod h2_meter;
