@@ -1,3 +1,4 @@
 //! Listeners, HTTP, TLS, router, responder and the life of a node.
 
+pub mod connections;
 pub mod http;
