@@ -1,3 +1,4 @@
 //! HTTP on a connection.
 
 pub mod h2_meter;
+pub mod websocket;
