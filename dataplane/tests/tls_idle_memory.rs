@@ -4,6 +4,11 @@
 //! keeping a connection after its handshake are counted, by two counters: Rust's allocations, and all of malloc, which
 //! has AWS-LC's key contexts in it too.
 //!
+//! Where a `ServerConnection`'s 7.8 KB go: 4,096 bytes of read buffer that rustls fills anew before each read and never
+//! gives back; 1,160 of struct; about 640 of room for sixteen handshake fragments, kept for good; 1,350 in AWS-LC, two
+//! AES-GCM contexts; the rest are the secrets for key updates and exporters. The unbuffered connection has no read
+//! buffer: 3.6 KB. What a connection cannot do without (three secrets, two keys, two counters) fits in under 1 KB.
+//!
 //! It is a test of its own, because its allocator counts the whole process and because counting takes unsafe code,
 //! which the library forbids.
 #![allow(unsafe_code, reason = "a counting allocator cannot be written without")]

@@ -50,6 +50,10 @@ const VERSION_MAX: u32 = 1 << 31;
 /// First line of the file. The number is the version of the format.
 const HEADER: &str = "berth keyring 1";
 
+/// Separates our keys from those of other programs. It stays when the file's format changes: another salt is another
+/// set of keys for every purpose.
+const SALT: &[u8] = b"berth keyring 1";
+
 /// What a key is for. Each purpose has its own label, and so its own keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -184,7 +188,7 @@ impl Root {
     /// The key of this root for one purpose.
     pub fn key(&self, purpose: Purpose) -> DerivedKey {
         let mut key = Zeroizing::new([0; 32]);
-        hkdf::Salt::new(hkdf::HKDF_SHA256, HEADER.as_bytes())
+        hkdf::Salt::new(hkdf::HKDF_SHA256, SALT)
             .extract(self.secret.0.as_ref())
             .expand(&[purpose.label()], hkdf::HKDF_SHA256)
             .and_then(|okm| okm.fill(key.as_mut()))
