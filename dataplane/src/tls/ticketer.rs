@@ -80,6 +80,9 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        if HEAD_LEN + plain.len() + TAG_LEN > TICKET_BYTES_MAX {
+            return None;
+        }
         self.keys.load().current().seal(plain)
     }
 
@@ -126,12 +129,8 @@ impl TicketKey {
     }
 
     fn seal(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let len = HEAD_LEN + plain.len() + TAG_LEN;
-        if len > TICKET_BYTES_MAX {
-            return None;
-        }
         let version = self.version.to_bytes();
-        let mut ticket = Vec::with_capacity(len);
+        let mut ticket = Vec::with_capacity(HEAD_LEN + plain.len() + TAG_LEN);
         ticket.extend_from_slice(&version);
         ticket.extend_from_slice(&[0; NONCE_LEN]);
         ticket.extend_from_slice(plain);
@@ -237,7 +236,8 @@ mod tests {
         assert_eq!(ticket.len(), TICKET_BYTES_MAX);
         assert_eq!(ticketer.decrypt(&ticket).unwrap(), vec![7; longest]);
         assert!(ticketer.encrypt(&vec![7; longest + 1]).is_none());
-        assert!(ticketer.decrypt(&vec![0; TICKET_BYTES_MAX + 1]).is_none());
+        let genuine = ticketer.keys.load().current().seal(&vec![7; longest + 1]).unwrap();
+        assert!(ticketer.decrypt(&genuine).is_none(), "refused for its length alone");
     }
 
     #[test]
