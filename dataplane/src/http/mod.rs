@@ -1,4 +1,3 @@
-//! HTTP on a connection.
+//! Skeleton.
 
-pub mod h2_meter;
-pub mod websocket;
+pub mod target;
