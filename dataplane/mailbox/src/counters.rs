@@ -1,8 +1,8 @@
 //! What the mailbox did, readable by anyone at any time.
 //!
 //! Each link (an ordered pair of cores) has one block of counters. Only the sending core writes it, so that
-//! counting is a load and a store without a lock prefix, and the block has cache lines of its own. A reader sees
-//! each number as it was a moment ago; two numbers of one link need not be of the same moment.
+//! counting is a load and a store without a lock prefix, and the block has cache lines of its own. A reader
+//! sees each number as it was a moment ago; two numbers of one link need not be of the same moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,8 +61,8 @@ impl LinkCounts {
 pub struct LaneCounts {
     /// Messages that the lane took.
     pub sent: u64,
-    /// Messages that it refused because it was full. A control message is counted at each attempt; a request once,
-    /// and it was shed; a tossed datagram once, and it was dropped.
+    /// Messages that it refused because it was full. A control message is counted at each attempt; a request
+    /// once, and it was shed; a tossed datagram once, and it was dropped.
     pub full: u64,
 }
 

@@ -1,11 +1,13 @@
-//! The receiving half of an endpoint, and the end of a core's turn.
+//! The receiving half of an endpoint, and the end of a pass of a core's loop.
 //!
-//! `drain` hands out messages in batches within a budget, so that a flood of mail cannot starve the core's sockets:
+//! `drain` hands out messages in batches within a budget, so that a flood of mail cannot starve the core's
+//! sockets:
 //!
 //! - control first, always: its lanes are short, and replies free what other cores hold;
-//! - then requests and tossed datagrams, which take turns at going first, so that neither can starve the other;
-//! - within a class, senders in rotation, at most [`QUANTUM`] messages each time, going on next time where this
-//!   one stopped.
+//! - then requests and tossed datagrams, which alternate in going first, so that neither can starve the
+//!   other;
+//! - within a class, senders in rotation, at most [`QUANTUM`] messages each time, going on next time where
+//!   this one stopped.
 
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ pub struct Inbox<T> {
     core: CoreId,
     shared: Arc<Shared>,
     links: Vec<InLink<T>>,
-    /// By class: the position in `links` of the sender whose turn it is.
+    /// By class: the position in `links` of the sender to visit next.
     next: [usize; 3],
     /// Who goes first after control, next time.
     second: Class,
@@ -56,8 +58,8 @@ impl<T> Inbox<T> {
         self.core
     }
 
-    /// Delivers at most `budget` messages and says how many. Fewer than the budget means that all lanes were seen
-    /// empty.
+    /// Delivers at most `budget` messages and says how many. Fewer than the budget means that all lanes were
+    /// seen empty.
     ///
     /// A panic of `deliver` loses the one message that it was given, no other.
     pub fn drain(&mut self, budget: usize, mut deliver: impl FnMut(CoreId, Class, T)) -> usize {
@@ -68,8 +70,8 @@ impl<T> Inbox<T> {
         budget - left
     }
 
-    /// The end of a turn: tells other cores of the mail sent and the room made in it, ringing those that sleep. It
-    /// costs one full fence if there is anything to tell, and nothing otherwise.
+    /// The end of a pass: tells other cores of the mail sent and the room made in it, ringing those that
+    /// sleep. It costs one full fence if there is anything to tell, and nothing otherwise.
     ///
     /// Both halves of the endpoint take part, because one fence serves both.
     pub fn flush(&mut self, outbox: &mut Outbox<T>, doorbell: &impl Doorbell) {
@@ -108,7 +110,8 @@ impl<T> Inbox<T> {
         [Class::Control, second, third]
     }
 
-    /// Goes round the senders until the budget is used, or until a whole round left no lane with more to take.
+    /// Goes round the senders until the budget is used, or until a whole round left no lane with more to
+    /// take.
     fn drain_class(
         &mut self,
         class: Class,
@@ -155,7 +158,8 @@ impl<T> Inbox<T> {
             && self.links.iter().any(|link| link.lanes.iter().any(Reader::has_mail))
     }
 
-    /// Tells receivers of mail and senders of room. The caller has passed a full fence since both were published.
+    /// Tells receivers of mail and senders of room. The caller has passed a full fence since both were
+    /// published.
     fn tell(&mut self, outbox: &mut Outbox<T>, doorbell: &impl Doorbell) {
         debug_assert_eq!(self.core, outbox.core(), "the two halves are of one endpoint");
         outbox.tell(doorbell);
@@ -173,6 +177,6 @@ impl<T> Inbox<T> {
     }
 }
 
-/// How many messages of one lane are taken before the next sender's turn: enough to give room back in few stores,
-/// few enough that at a budget of 64 four senders are heard in each drain.
+/// How many messages of one lane are taken before the next sender is visited: enough to give room back in few
+/// stores, few enough that at a budget of 64 four senders are heard in each drain.
 const QUANTUM: usize = 16;

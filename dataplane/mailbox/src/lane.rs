@@ -1,24 +1,25 @@
 //! A lane: one bounded ring with one writer and one reader.
 //!
-//! Why not our own ring: `rtrb` is small, kept up, padded, and caches the other side's position; ADR 0003 has the
-//! figures. This file is the only one that names it.
+//! Why not our own ring: `rtrb` is small, kept up, padded, and caches the other side's position; ADR 0003 has
+//! the figures. This file is the only one that names it.
 //!
 //! What the wake protocol needs of a lane, and all it needs:
 //!
-//! - `push` makes a message visible with a release store of the tail, `take` gives room back with a release store of
-//!   the head;
-//! - `ready` reads the tail with an acquire load, `has_room` the head, unless what this side read before already
-//!   says yes.
+//! - `push` makes a message visible with a release store of the tail, `take` gives room back with a release
+//!   store of the head;
+//! - `ready` reads the tail with an acquire load, `has_room` the head, unless what this side read before
+//!   already says yes.
 //!
 //! # The stand-in for loom
 //!
-//! Loom sees only operations on its own atomics, so under `cfg(loom)` a ring of the same kind takes the place of
-//! `rtrb`. It is faithful for what is modelled: the same two shared positions, written by the same sides, with the
-//! same orderings, at the same moments (the tail at each push, the head once at the end of a batch), and the same
-//! cached copies, so that it may believe "full" or "empty" as long as `rtrb` may. Its slots are loom cells, so that a missing
-//! ordering shows as a data race. It differs in what the protocol cannot see: positions count up and wrap at
-//! `usize::MAX` instead of twice the capacity, and slots are options instead of raw memory. What is inside `rtrb`
-//! (pointers, drops) is the business of its own tests and of the stress test under Miri.
+//! Loom sees only operations on its own atomics, so under `cfg(loom)` a ring of the same kind takes the place
+//! of `rtrb`. It is faithful for what is modelled: the same two shared positions, written by the same sides,
+//! with the same orderings, at the same moments (the tail at each push, the head once at the end of a batch),
+//! and the same cached copies, so that it may believe "full" or "empty" as long as `rtrb` may. Its slots are
+//! loom cells, so that a missing ordering shows as a data race. It differs in what the protocol cannot see:
+//! positions count up and wrap at `usize::MAX` instead of twice the capacity, and slots are options instead
+//! of raw memory. What is inside `rtrb` (pointers, drops) is the business of its own tests and of the stress
+//! test under Miri.
 
 pub(crate) use ring::{Reader, Writer, lane};
 
@@ -63,8 +64,8 @@ mod ring {
             }
         }
 
-        /// Takes `count` messages, as many as [`Self::ready`] promised, and gives their room back in one go, also
-        /// when `each` panics.
+        /// Takes `count` messages, as many as [`Self::ready`] promised, and gives their room back in one go,
+        /// also when `each` panics.
         #[inline]
         pub(crate) fn take(&mut self, count: usize, each: impl FnMut(T)) {
             self.0
@@ -94,8 +95,8 @@ mod ring {
         slots: Vec<UnsafeCell<Option<T>>>,
     }
 
-    // SAFETY: A slot is touched by the writer only while it is outside head..tail, and by the reader only inside;
-    // loom checks exactly that claim in every execution.
+    // SAFETY: A slot is touched by the writer only while it is outside head..tail, and by the reader only
+    // inside; loom checks exactly that claim in every execution.
     unsafe impl<T: Send> Sync for Ring<T> {}
 
     impl<T> Ring<T> {

@@ -1,7 +1,7 @@
 //! The mailbox: bounded lock-free queues between the cores of one node.
 //!
-//! A core owns its sockets, tasks and objects and shares nothing. When work that arrived on one core belongs to
-//! another, a message crosses through here: that is a *hop*. [`mesh`] makes one [`Endpoint`] per core.
+//! A core owns its sockets, tasks and objects and shares nothing. When work that arrived on one core belongs
+//! to another, a message crosses through here: that is a *hop*. [`mesh`] makes one [`Endpoint`] per core.
 //!
 //! ```text
 //!   core 0                                        core 1
@@ -11,10 +11,11 @@
 //!   Inbox  <---------------- |||||||| <---------- Outbox    one reader
 //! ```
 //!
-//! Three [`Class`]es differ in what a full lane means: control messages wait, requests are shed, tossed datagrams
-//! are dropped. Each class has lanes of its own, so that a flood of one cannot take the room of another.
+//! Three [`Class`]es differ in what a full lane means: control messages wait, requests are shed, tossed
+//! datagrams are dropped. Each class has lanes of its own, so that a flood of one cannot take the room of
+//! another.
 //!
-//! # One turn of a core's loop
+//! # One pass of a core's loop
 //!
 //! ```
 //! use berth_mailbox::{Capacities, Class, CoreId, Doorbell, Sleep, mesh};
@@ -28,7 +29,7 @@
 //! let mut one = cores.pop().unwrap();
 //! let mut zero = cores.pop().unwrap();
 //!
-//! // Core 0: send, and tell the others once, at the end of the turn.
+//! // Core 0: send, and tell the others once, at the end of the pass.
 //! let to = zero.outbox.peer(1).unwrap();
 //! zero.outbox.send(to, Class::Request, "GET /".to_owned()).unwrap();
 //! zero.inbox.flush(&mut zero.outbox, &Bell);
@@ -44,19 +45,21 @@
 //! # Invariants
 //!
 //! - **Order**: messages of one sender and one class arrive in the order in which they were sent.
-//! - **Nothing is lost**: a message that `send` took is delivered once; one that it did not take comes back in
-//!   [`Full`].
-//! - **No lost wake-up**: a core sleeps only while nothing waits for it, neither mail nor room that it asked for.
+//! - **Nothing is lost**: a message that `send` took is delivered once; one that it did not take comes back
+//!   in [`Full`].
+//! - **No lost wake-up**: a core sleeps only while nothing waits for it, neither mail nor room that it asked
+//!   for.
 //! - **One ring per sleep**, however many cores have mail for the sleeper.
-//! - **Nobody waits inside**: no call blocks or spins. A core whose control message finds no room goes on draining
-//!   its own inbox, therefore two cores that are full towards each other both get on.
+//! - **Nobody waits inside**: no call blocks or spins. A core whose control message finds no room goes on
+//!   draining its own inbox, therefore two cores that are full towards each other both get on.
 //! - **Nothing allocates after [`mesh`]**, and every queue has a bound.
 //!
 //! # What it leaves to others
 //!
-//! How a core sleeps and is rung ([`Doorbell`]); the async wrapper that parks a task until there is room; the 503
-//! for a shed request; what a message is (`T: Send`, nothing else). The end of a core is not a state here: the
-//! runtime stops all cores of a node together. A core that is gone looks like one that no longer drains.
+//! How a core sleeps and is rung ([`Doorbell`]); the async wrapper that parks a task until there is room; the
+//! 503 for a shed request; what a message is (`T: Send`, nothing else). The end of a core is not a state
+//! here: the runtime stops all cores of a node together. A core that is gone looks like one that no longer
+//! drains.
 //!
 //! # How it is checked
 //!
@@ -68,8 +71,8 @@
 //! | data races | `RUSTFLAGS=-Zsanitizer=thread CARGO_TARGET_DIR=target/tsan cargo +nightly test -Zbuild-std --target x86_64-unknown-linux-gnu -p berth-mailbox --test stress` |
 //! | throughput, latency, wake-ups beside their peers | `cargo bench -p berth-mailbox` |
 //!
-//! The sanitizers need `rustup component add --toolchain nightly miri rust-src`. ADR 0003 has the reasons for the
-//! shape, and the figures.
+//! The sanitizers need `rustup component add --toolchain nightly miri rust-src`. ADR 0003 has the reasons for
+//! the shape, and the figures.
 #![cfg_attr(not(loom), forbid(unsafe_code))]
 
 mod counters;
@@ -94,13 +97,14 @@ use crate::wake::Shared;
 
 /// Makes the endpoints of `cores` cores, each with lanes from and to all others; index `i` is core `i`'s.
 ///
-/// All memory is taken here. It is about `cores² × (control + request + toss) × size_of::<T>()` bytes, of which
-/// only the pages of lanes that are used become resident.
+/// All memory is taken here. It is about `cores² × (control + request + toss) × size_of::<T>()` bytes, of
+/// which only the pages of lanes that are used become resident.
 pub fn mesh<T: Send>(cores: usize, capacities: Capacities) -> Result<Vec<Endpoint<T>>, MeshError> {
     mesh_over(Shared::new(checked_cores(cores)?), capacities)
 }
 
-/// One core's side of the mesh. It is `Send`: made in one place, moved to its core, and not shared from then on.
+/// One core's side of the mesh. It is `Send`: made in one place, moved to its core, and not shared from then
+/// on.
 ///
 /// The two halves are separate so that the loop can own the inbox while tasks share the outbox.
 pub struct Endpoint<T> {
@@ -110,8 +114,8 @@ pub struct Endpoint<T> {
     pub outbox: Outbox<T>,
 }
 
-/// A core of this mesh. There is no way to make one up: [`Outbox::peer`] checks the index, so that a number from
-/// a peer's bytes cannot name a core that does not exist.
+/// A core of this mesh. There is no way to make one up: [`Outbox::peer`] checks the index, so that a number
+/// from a peer's bytes cannot name a core that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CoreId(u8);
 
@@ -138,7 +142,8 @@ pub enum Class {
     /// Replies, cancellations, moves of objects: must arrive. When the lane is full, the sender waits
     /// ([`Outbox::wait_for_space`]). Delivered before the other classes.
     Control,
-    /// New work. When the lane is full, the receiver is overloaded, and the sender sheds it: a 503 for the client.
+    /// New work. When the lane is full, the receiver is overloaded, and the sender sheds it: a 503 for the
+    /// client.
     Request,
     /// A datagram that arrived on the wrong core. When the lane is full it is dropped and counted, as a full
     /// socket buffer would do: the transport above repairs it.
@@ -178,10 +183,10 @@ pub struct Capacities {
 impl Capacities {
     /// Sensible lanes for a node of this many cores.
     ///
-    /// What a client feels is the work that waits before one core, whoever sent it. So each class has a budget per
-    /// inbox, shared among its senders: 1024 requests are about 10 ms of work at 10 µs each; 2048 datagrams are
-    /// about 4 ms at 2 µs each; 512 control messages cost less than either. The floors let one sender's turn (a
-    /// batch of 32 completions) through on nodes with many cores.
+    /// What a client feels is the work that waits before one core, whoever sent it. So each class has a
+    /// budget per inbox, shared among its senders: 1024 requests are about 10 ms of work at 10 µs each; 2048
+    /// datagrams are about 4 ms at 2 µs each; 512 control messages cost less than either. The floors let one
+    /// sender's pass (a batch of 32 completions) through on nodes with many cores.
     pub fn for_cores(cores: usize) -> Self {
         let senders = cores.saturating_sub(1).max(1);
         let share = |budget: usize, floor: usize, ceiling: usize| (budget / senders).clamp(floor, ceiling);

@@ -67,7 +67,7 @@ fn cores_with(planted: Planted, cores: usize) -> Vec<Endpoint<u32>> {
     mesh_over(Shared::with_planted(cores, planted), tiny).unwrap()
 }
 
-/// Sends one message to each other core and flushes, as a core at the end of its turn.
+/// Sends one message to each other core and flushes, as a core at the end of its pass.
 fn send_once(mut core: Endpoint<u32>, to: usize, bells: &Arc<Bells>) {
     let to = core.outbox.peer(to).unwrap();
     core.outbox.send(to, Class::Request, 7).unwrap();
@@ -131,8 +131,8 @@ fn loom_without_the_second_look_a_wake_up_is_lost() {
     one_sender_and_a_sleeper(Planted::Without(Site::MailRecheck));
 }
 
-/// Sends `count` control messages to the other core and takes as many from it: the loop of a core, with a task that
-/// waits for room.
+/// Sends `count` control messages to the other core and takes as many from it: the loop of a core, with a
+/// task that waits for room.
 fn exchange(mut core: Endpoint<u32>, count: u32, bells: &Arc<Bells>) {
     let other = core.outbox.peer(1 - core.outbox.core().index()).unwrap();
     let (mut next, mut expected, mut task_waits) = (0, 0, false);

@@ -1,11 +1,12 @@
 //! The sending half of an endpoint.
 //!
-//! `send` publishes at once and never waits. Who has to be told is noted here, and told by [`Inbox::flush`] once per
-//! turn. Which lanes a task waits for is noted here too; [`Outbox::take_space`] says when there is room.
+//! `send` publishes at once and never waits. Who has to be told is noted here, and told by [`Inbox::flush`]
+//! once per pass. Which lanes a task waits for is noted here too; [`Outbox::take_space`] says when there is
+//! room.
 //!
-//! There is no overflow list behind a full lane: a control message that finds no room stays with the task that
-//! sends it. So the memory behind a slow core is bounded by what its senders hold anyway, the task feels the
-//! back-pressure, and the loop, which never waits, goes on draining.
+//! There is no overflow list behind a full lane: a control message that finds no room stays with the task
+//! that sends it. So the memory behind a slow core is bounded by what its senders hold anyway, the task feels
+//! the back-pressure, and the loop, which never waits, goes on draining.
 //!
 //! [`Inbox::flush`]: crate::Inbox::flush
 
@@ -43,8 +44,8 @@ enum News {
 
 /// The lane has no room: the message comes back, and its class says what to do with it.
 ///
-/// [`Class::Control`]: wait for room and send again. [`Class::Request`]: shed, 503. [`Class::Toss`]: let go; the mailbox has
-/// counted it as dropped.
+/// [`Class::Control`]: wait for room and send again. [`Class::Request`]: shed, 503. [`Class::Toss`]: let go; the
+/// mailbox has counted it as dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Full<T>(pub T);
 
@@ -93,8 +94,8 @@ impl<T> Outbox<T> {
         Counters(Arc::clone(&self.shared))
     }
 
-    /// Puts a message into the lane of its class. A receiver that polls can see it at once; one that sleeps is rung
-    /// by the next [`Inbox::flush`](crate::Inbox::flush).
+    /// Puts a message into the lane of its class. A receiver that polls can see it at once; one that sleeps
+    /// is rung by the next [`Inbox::flush`](crate::Inbox::flush).
     ///
     /// # Panics
     ///
@@ -115,8 +116,8 @@ impl<T> Outbox<T> {
         Ok(())
     }
 
-    /// Asks for word of room in a lane that was full: [`Self::take_space`] gives it, and this core does not sleep
-    /// through it.
+    /// Asks for word of room in a lane that was full: [`Self::take_space`] gives it, and this core does not
+    /// sleep through it.
     ///
     /// # Panics
     ///
@@ -128,15 +129,16 @@ impl<T> Outbox<T> {
         }
     }
 
-    /// Asks the receivers of the lanes that are waited for to ring: the last thing before the fence of `prepare_sleep`.
+    /// Asks the receivers of the lanes that are waited for to ring: the last thing before the fence of
+    /// `prepare_sleep`.
     pub(crate) fn want_room(&self) {
         for &(to, class) in &self.waiting {
             self.shared.link(self.core, to).want_room(class.lane());
         }
     }
 
-    /// Reports the lanes that were waited for and have room now, with the number of free slots, and forgets them. To be called once
-    /// per turn.
+    /// Reports the lanes that were waited for and have room now, with the number of free slots, and forgets
+    /// them. To be called once per pass.
     pub fn take_space(&mut self, mut each: impl FnMut(CoreId, Class, usize)) {
         let Self { links, waiting, .. } = self;
         waiting.retain(|&(to, class)| {

@@ -1,7 +1,7 @@
 //! The wake protocol: how a core sleeps without missing anything, and is rung at most once for it.
 //!
-//! Two facts wake a core: mail in its inbox, and room in a lane that it asked for. Both are written to a ring's
-//! position by one core and looked for by another, and both follow the same pattern (Dekker's):
+//! Two facts wake a core: mail in its inbox, and room in a lane that it asked for. Both are written to a
+//! ring's position by one core and looked for by another, and both follow the same pattern (Dekker's):
 //!
 //! ```text
 //!   the one who has news                      the one who wants to sleep
@@ -11,19 +11,19 @@
 //!                                             4  nothing there: sleep; else asleep = false
 //! ```
 //!
-//! The two fences have an order. If the sleeper's is first, step 3 on the left sees `asleep`, and rings. If the
-//! other is first, step 3 on the right sees the news, and does not sleep. Without either fence both may read old
-//! values, and the wake-up is lost; without the second look it is lost without any reordering. The models in
-//! `loom_models.rs` show all of these.
+//! The two fences have an order. If the sleeper's is first, step 3 on the left sees `asleep`, and rings. If
+//! the other is first, step 3 on the right sees the news, and does not sleep. Without either fence both may
+//! read old values, and the wake-up is lost; without the second look it is lost without any reordering. The
+//! models in `loom_models.rs` show all of these.
 //!
-//! - **One ring per sleep**: only `prepare_sleep` sets `asleep`, and of all who find it set, only the one whose
-//!   compare-and-swap to `false` succeeds rings.
-//! - **One fence per turn**: step 1 happens at once (a receiver that polls sees a message immediately); steps 2 and 3
-//!   happen once for all news of a turn, in `flush`. `prepare_sleep` does them too, under the fence that it needs anyway,
-//!   so that a core never sleeps on untold news.
-//! - **`wanted`** only saves rings: a core that drained a lane tells its sender only if that one waits for room in
-//!   it. While the sender is awake it looks by itself, each turn; it sets the flags in `prepare_sleep`, each time anew, between
-//!   `asleep` and the fence.
+//! - **One ring per sleep**: only `prepare_sleep` sets `asleep`, and of all who find it set, only the one
+//!   whose compare-and-swap to `false` succeeds rings.
+//! - **One fence per pass**: step 1 happens at once (a receiver that polls sees a message immediately); steps
+//!   2 and 3 happen once for all news of a pass of the core's loop, in `flush`. `prepare_sleep` does them
+//!   too, under the fence that it needs anyway, so that a core never sleeps on untold news.
+//! - **`wanted`** only saves rings: a core that drained a lane tells its sender only if that one waits for
+//!   room in it. While the sender is awake it looks by itself, each pass; it sets the flags in
+//!   `prepare_sleep`, each time anew, between `asleep` and the fence.
 //! - A ring may come late, when the core is awake again: it is harmless. A ring that gets lost is not.
 
 use std::sync::atomic::Ordering;
@@ -38,13 +38,15 @@ use crate::counters::LinkCounters;
 
 /// How the runtime wakes a core that sleeps. The mailbox decides when; this is how.
 ///
-/// It gets the core as an argument because a ring usually goes through something of the *ringing* core (its own
-/// io_uring for MSG_RING): one doorbell per core reaches all others, and need not be shared between threads.
+/// It gets the core as an argument because a ring usually goes through something of the *ringing* core (its
+/// own io_uring for MSG_RING): one doorbell per core reaches all others, and need not be shared between
+/// threads.
 pub trait Doorbell {
     /// Makes `core` return from its wait, or from the next one if it is still on the way there.
     ///
-    /// It must not get lost: nobody rings again before that core has woken. If it may be queued (an entry in a
-    /// submission queue), the runtime submits it before this core waits, and tries again if the kernel refuses.
+    /// It must not get lost: nobody rings again before that core has woken. If it may be queued (an entry in
+    /// a submission queue), the runtime submits it before this core waits, and tries again if the kernel
+    /// refuses.
     fn ring(&self, core: CoreId);
 }
 
@@ -159,8 +161,8 @@ impl SharedLink {
 
     /// The receiver has made room, and its fence is done: does the sender want to know?
     ///
-    /// It may take a request that is newer than the room it tells of. The sender is then rung for nothing, finds
-    /// its lane full, and asks again when it goes back to sleep.
+    /// It may take a request that is newer than the room it tells of. The sender is then rung for nothing,
+    /// finds its lane full, and asks again when it goes back to sleep.
     pub(crate) fn take_wanted(&self, lane: usize) -> bool {
         self.wanted[lane].load(Ordering::Relaxed) && self.wanted[lane].swap(false, Ordering::Acquire)
     }

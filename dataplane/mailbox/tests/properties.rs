@@ -1,7 +1,8 @@
 //! Random interleavings of everything that cores can do, beside a plain model of the mesh.
 //!
 //! One thread plays all cores, so each step has one right outcome and the model states it: queues that are
-//! `VecDeque`s, flags that are fields. What only real parallelism can break is in the stress test and the loom models.
+//! `VecDeque`s, flags that are fields. What only real parallelism can break is in the stress test and the
+//! loom models.
 #![cfg(all(not(loom), not(miri)))]
 
 use std::cell::RefCell;

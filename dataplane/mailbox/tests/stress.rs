@@ -1,7 +1,8 @@
 //! Real threads that sleep and ring, on lanes so short that everything is full all the time.
 //!
-//! Miri and ThreadSanitizer run this one (the commands are in the crate's documentation); under Miri with counts
-//! that end within a minute. A lost wake-up shows as a thread that does not come back within [`PATIENCE`].
+//! Miri and ThreadSanitizer run this one (the commands are in the crate's documentation); under Miri with
+//! counts that end within a minute. A lost wake-up shows as a thread that does not come back within
+//! [`PATIENCE`].
 #![cfg(not(loom))]
 
 use std::sync::{Arc, Barrier, Condvar, Mutex};
@@ -47,8 +48,8 @@ impl Bells {
     }
 }
 
-/// What one core sends to one other, and has from it, by class. Of the two classes that may be refused, a refused
-/// number is skipped, so gaps are fine there and steps back are not.
+/// What one core sends to one other, and has from it, by class. Of the two classes that may be refused, a
+/// refused number is skipped, so gaps are fine there and steps back are not.
 #[derive(Default)]
 struct Traffic {
     next: [u64; 3],
@@ -111,7 +112,8 @@ impl Core {
         self.others().all(|from| self.traffic[from].got[Class::Control as usize] == MESSAGES)
     }
 
-    /// Turns until every message of this core is sent or shed, and all control messages of the others are here.
+    /// Loops until every message of this core is sent or shed, and all control messages of the others are
+    /// here.
     fn run(&mut self) {
         while !(self.has_sent_all() && self.has_all_control()) {
             for to in self.others() {
@@ -121,7 +123,8 @@ impl Core {
             self.endpoint.outbox.take_space(|_, _, slots| assert!(slots > 0));
             let Endpoint { inbox, outbox } = &mut self.endpoint;
             inbox.flush(outbox, &self.bells);
-            // Only control messages are left to wait for, in either direction: others are sent or shed at once.
+            // Only control messages are left to wait for, in either direction: others are sent or shed at
+            // once.
             let waits = self.others().all(|to| {
                 let [_, request, toss] = self.traffic[to].next;
                 request == MESSAGES && toss == MESSAGES
@@ -134,7 +137,8 @@ impl Core {
 
     fn sleep(&mut self) {
         let Endpoint { inbox, outbox } = &mut self.endpoint;
-        // `take_space` may have said that there is room, in which case the second look finds it: try again, not sleep.
+        // `take_space` may have said that there is room, in which case the second look finds it: try again,
+        // not sleep.
         for (to, traffic) in self.traffic.iter().enumerate() {
             if let (Some(to), true) = (outbox.peer(to), traffic.next[Class::Control as usize] < MESSAGES) {
                 outbox.wait_for_space(to, Class::Control);
