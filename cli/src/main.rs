@@ -1,4 +1,120 @@
-//! Skeleton.
-#![allow(clippy::print_stdout, reason = "this program talks to a terminal")]
+//! `berth`: one program, every role a subcommand. No logic lives here: it reads the command line,
+//! calls the crate that does the work, and shows what it says.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to a terminal")]
 
-fn main() {}
+mod admin_client;
+mod dev;
+mod logging;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use berth_dataplane::config::{self, Config};
+use berth_dataplane::node::Node;
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Berth: an edge node with per-core io_uring runtimes.
+#[derive(Parser)]
+#[command(name = "berth", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a whole node in one process, for development.
+    Dev(dev::Arguments),
+    /// Run the dataplane in production.
+    Dataplane {
+        /// The configuration file (`berth config reference` lists its keys).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Check the configuration and exit.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show node, cores, rings and counters of a running node.
+    Status(status::Arguments),
+    /// About the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Not built yet.
+    #[command(external_subcommand)]
+    Later(Vec<String>),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print every configuration key: meaning, unit, bounds, default, why that default.
+    Reference,
+}
+
+/// Commands of the contract that later changes bring.
+const LATER: &[&str] = &[
+    "agent", "build", "deploy", "explain", "new", "objects", "policy", "routes", "scripts", "tail", "top",
+    "zones",
+];
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Dev(arguments) => dev::run(&arguments),
+        Command::Dataplane { config, check } => dataplane(config, check),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", config::reference());
+            Ok(())
+        }
+        Command::Later(words) => return later(&words),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("berth: {failure}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Why a command failed, ready to be shown.
+type Failure = Box<dyn std::error::Error>;
+
+fn dataplane(path: PathBuf, check: bool) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let config = Config::parse(&text).map_err(|mistakes| format!("{}:\n{mistakes}", path.display()))?;
+    if check {
+        println!("{}: good", path.display());
+        return Ok(());
+    }
+    logging::start(&config.log)?;
+    Node::prepare(config, Some(path)).map_err(explain)?.run().map_err(explain)
+}
+
+/// An error with its causes, one after the other.
+fn explain(error: impl std::error::Error) -> Failure {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.ends_with(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    text.into()
+}
+
+fn later(words: &[String]) -> ExitCode {
+    let name = words.first().map_or("", String::as_str);
+    if LATER.contains(&name) {
+        eprintln!("berth: `{name}` is not built yet");
+        return ExitCode::from(1);
+    }
+    eprintln!("berth: there is no command `{name}`; `berth --help` lists them");
+    ExitCode::from(2)
+}

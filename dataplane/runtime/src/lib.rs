@@ -19,6 +19,7 @@
 //! * [`ring`]: io_uring: operations, buffers and who owns them while the kernel writes.
 //! * [`epoll`]: the same sockets where io_uring is forbidden.
 //! * [`net`]: the sockets that the rest of the node sees, over either driver.
+//! * [`process`]: signals and limits of the whole process.
 //!
 //! This crate holds the unsafe code of the dataplane; the crates above it forbid it. The choice of
 //! an own executor on an own ring, and its figures, are in ADR 0001.
@@ -30,6 +31,7 @@ mod epoll;
 pub mod executor;
 pub mod net;
 pub mod probe;
+pub mod process;
 pub mod remote;
 mod ring;
 pub mod stats;

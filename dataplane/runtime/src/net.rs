@@ -31,20 +31,26 @@ enum ListenerKind {
     Epoll(EpollListener),
 }
 
-impl TcpListener {
-    /// Binds and listens.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Self::adopt(socket.into())
+/// Binds a listening socket for a core to [`TcpListener::adopt`]. An IPv6 address takes IPv6 only,
+/// so that dual stack is two sockets and no address is served twice.
+pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
     }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
+/// The address that a socket is bound to: with the port that the kernel chose for port 0.
+pub fn bound_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    socket_addr(&SockRef::from(socket).local_addr()?)
+}
+
+impl TcpListener {
     /// Takes over a socket that listens already.
     pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
         with_core(|core| match &core.driver {

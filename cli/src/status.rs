@@ -1,0 +1,95 @@
+//! `berth status`: the node at a glance.
+
+use serde_json::Value;
+
+use crate::{Failure, admin_client};
+
+/// The flags of `berth status`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The admin address of the node.
+    #[arg(long, env = "BERTH_ADMIN", default_value = "http://127.0.0.1:9090", value_name = "URL")]
+    admin: String,
+    /// Print the answer of the node as it came.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The numbers of a core that the table shows, with their headings.
+const COLUMNS: [(&str, &str); 8] = [
+    ("open", "connections_open"),
+    ("requests", "requests"),
+    ("hops", "hops_out"),
+    ("tasks", "tasks"),
+    ("sleeps", "sleeps"),
+    ("enters", "ring_enters"),
+    ("buffers", "receive_buffers"),
+    ("starved", "receive_starved"),
+];
+
+/// Asks and shows.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let answer = admin_client::get(&arguments.admin, "/v1/status")?;
+    if arguments.json {
+        print!("{answer}");
+        return Ok(());
+    }
+    print!("{}", render(&serde_json::from_str(&answer)?));
+    Ok(())
+}
+
+fn render(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let state = if status["ready"] == true { "ready" } else { "not ready" };
+    let mut out = format!(
+        "node {} · berth {} · {state} · up {} s · {} connections\n",
+        text(&status["node"]),
+        text(&status["version"]),
+        status["uptime_s"],
+        status["connections"],
+    );
+    for listener in status["listeners"].as_array().into_iter().flatten() {
+        out += &format!("listens {}://{}\n", text(&listener["protocol"]), text(&listener["address"]));
+    }
+    for certificate in status["certificates"].as_array().into_iter().flatten() {
+        let names: Vec<String> = certificate["names"].as_array().into_iter().flatten().map(text).collect();
+        out += &format!("certificate {} until {} (unix)\n", names.join(", "), certificate["not_after_s"]);
+    }
+    out += &format!("{:<5}{:<5}{:<10}{:<8}", "core", "cpu", "driver", "state");
+    for (heading, _) in COLUMNS {
+        out += &format!("{heading:>10}");
+    }
+    for core in status["cores"].as_array().into_iter().flatten() {
+        let state = if core["stalled"] == true { "stalled" } else { "ok" };
+        out += &format!(
+            "\n{:<5}{:<5}{:<10}{state:<8}",
+            text(&core["core"]),
+            text(&core["cpu"]),
+            text(&core["driver"])
+        );
+        for (_, name) in COLUMNS {
+            out += &format!("{:>10}", text(&core["numbers"][name]));
+        }
+    }
+    out + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_fits_a_screen() {
+        let status = serde_json::json!({
+            "node": "edge-1", "version": "0.1.0", "uptime_s": 5, "ready": true, "connections": 3,
+            "listeners": [{"address": "127.0.0.1:80", "protocol": "http"}],
+            "certificates": [{"names": ["a.example"], "not_after_s": 7}],
+            "cores": [{"core": 0, "cpu": 1, "driver": "io_uring", "stalled": false, "stalls": 0, "numbers": {"requests": 12}}],
+        });
+        let text = render(&status);
+        assert!(text.starts_with("node edge-1 · berth 0.1.0 · ready · up 5 s · 3 connections\n"), "{text}");
+        assert!(text.contains("listens http://127.0.0.1:80"));
+        assert!(text.contains("certificate a.example until 7"));
+        assert!(text.contains("io_uring  ok"));
+    }
+}

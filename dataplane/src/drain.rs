@@ -1,0 +1,107 @@
+//! The end of a core's connections: told once, heard by all.
+//!
+//! A graceful stop tells every connection of a core to end when it can: idle ones at once, busy
+//! ones after the request in hand. What still runs at the deadline is cut by dropping its task.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+
+#[derive(Default)]
+struct Shared {
+    draining: Cell<bool>,
+    waiting: RefCell<Slab<Option<Waker>>>,
+    /// Connections that still run, and who waits for their end.
+    alive: Cell<usize>,
+    all_done: RefCell<Option<Waker>>,
+}
+
+/// The side that tells.
+#[derive(Clone, Default)]
+pub struct Drain(Rc<Shared>);
+
+/// The side of one connection: hears of the drain, and counts as alive until it is dropped.
+pub struct Draining {
+    shared: Rc<Shared>,
+    key: usize,
+}
+
+impl Drain {
+    /// Tells all connections to end when they can.
+    pub fn start(&self) {
+        self.0.draining.set(true);
+        let wakers: Vec<Waker> =
+            self.0.waiting.borrow_mut().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// A new connection's ear.
+    pub fn listen(&self) -> Draining {
+        self.0.alive.set(self.0.alive.get() + 1);
+        let key = self.0.waiting.borrow_mut().insert(None);
+        Draining { shared: Rc::clone(&self.0), key }
+    }
+
+    /// Connections that still run.
+    pub fn alive(&self) -> usize {
+        self.0.alive.get()
+    }
+
+    /// Waits until no connection runs any more.
+    pub async fn finished(&self) {
+        std::future::poll_fn(|cx| {
+            if self.0.alive.get() == 0 {
+                return Poll::Ready(());
+            }
+            *self.0.all_done.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Draining {
+    /// Whether the drain has begun.
+    pub fn is_on(&self) -> bool {
+        self.shared.draining.get()
+    }
+
+    /// Runs a future until it is done, or until the drain begins: then `None`.
+    pub async fn or<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            self.poll_on(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Ready once the drain has begun; else the task is woken when it does.
+    pub fn poll_on(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_on() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.shared.waiting.borrow_mut();
+        match &mut waiting[self.key] {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        let waker = self.shared.waiting.borrow_mut().remove(self.key);
+        drop(waker);
+        self.shared.alive.set(self.shared.alive.get() - 1);
+        if self.shared.alive.get() == 0 {
+            let waker = self.shared.all_done.borrow_mut().take();
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+}

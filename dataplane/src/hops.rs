@@ -1,0 +1,251 @@
+//! Hops: requests that are answered on another core, through the mailbox.
+//!
+//! A question travels in the request lane, which sheds when it is full (503 for the client); its
+//! reply travels in the control lane, which waits, since the work is done. Each core keeps the
+//! questions that it asked until their replies come; a client that goes away drops its question,
+//! and a reply that nobody waits for is dropped.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use berth_mailbox::{Class, CoreId, Doorbell, Endpoint, Full, Outbox, Sleep};
+use berth_protocol::{Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
+use berth_runtime::Remote;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use tokio::sync::oneshot;
+
+use crate::http::body::{Body, RequestBody};
+use crate::http::message::{Peer, Problem, Reply, Request, Security, Service};
+use crate::http::target::{Host, Target};
+use crate::stats::CoreNumbers;
+
+/// Messages taken in one turn: at about 10 µs of work each, a turn stays near a millisecond.
+const BUDGET: usize = 128;
+
+/// Why a question was not answered by another core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HopFailed {
+    /// Its lane is full: that core does not keep up.
+    #[error("the lane to that core is full")]
+    Full,
+    /// There is no such core.
+    #[error("the node has no such core")]
+    NoSuchCore,
+    /// Question or reply could not be read back. A mistake of ours.
+    #[error("the envelope could not be read; please report this")]
+    Garbled,
+}
+
+/// One core's side of the hops.
+pub struct Hops {
+    outbox: RefCell<Outbox<Envelope>>,
+    asked: RefCell<HashMap<u64, oneshot::Sender<ReplyEnvelope>>>,
+    next_ticket: Cell<u64>,
+    /// Replies for which the control lane had no room; sent, in order, when it has.
+    waiting: RefCell<VecDeque<(CoreId, Envelope)>>,
+    numbers: Arc<CoreNumbers>,
+}
+
+/// Rings the sleeping cores of this node.
+struct Bells(Vec<Arc<Remote>>);
+
+impl Doorbell for Bells {
+    fn ring(&self, core: CoreId) {
+        self.0[core.index()].ring_bell();
+    }
+}
+
+/// Connects a core to the mailbox: what the runtime calls each turn.
+struct Mail<S> {
+    inbox: berth_mailbox::Inbox<Envelope>,
+    hops: Rc<Hops>,
+    bells: Bells,
+    service: Rc<S>,
+}
+
+/// Splits a core's endpoint into the hops that its connections use and what [`connect`] needs.
+pub fn split(
+    endpoint: Endpoint<Envelope>,
+    numbers: Arc<CoreNumbers>,
+) -> (Rc<Hops>, berth_mailbox::Inbox<Envelope>) {
+    let hops = Hops {
+        outbox: RefCell::new(endpoint.outbox),
+        asked: RefCell::default(),
+        next_ticket: Cell::new(0),
+        waiting: RefCell::default(),
+        numbers,
+    };
+    (Rc::new(hops), endpoint.inbox)
+}
+
+/// Lets this core answer the questions of others with `service`. `remotes` are the node's cores.
+pub fn connect<S: Service>(
+    inbox: berth_mailbox::Inbox<Envelope>,
+    hops: Rc<Hops>,
+    remotes: Vec<Arc<Remote>>,
+    service: Rc<S>,
+) {
+    berth_runtime::set_inbox(Box::new(Mail { inbox, hops, bells: Bells(remotes), service }));
+}
+
+impl<S: Service> berth_runtime::Inbox for Mail<S> {
+    fn drain(&mut self) -> bool {
+        let (hops, service) = (&self.hops, &self.service);
+        let taken = self.inbox.drain(BUDGET, |from, _class, envelope| match envelope {
+            Envelope::Request(question) => answer(hops, service, from, *question),
+            Envelope::Reply(reply) => hops.resolve(*reply),
+        });
+        self.hops.send_waiting();
+        taken == BUDGET
+    }
+
+    fn flush(&mut self) {
+        self.inbox.flush(&mut self.hops.outbox.borrow_mut(), &self.bells);
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.inbox.prepare_sleep(&mut self.hops.outbox.borrow_mut(), &self.bells) == Sleep::May
+    }
+
+    fn woke(&mut self) {
+        self.inbox.woke();
+    }
+}
+
+impl Hops {
+    /// Has core `core` answer the request. Its body does not travel: only routes whose answer does
+    /// not depend on it are given a core (the configuration checks that).
+    pub async fn ask(&self, core: u16, request: &Request) -> Result<Reply, HopFailed> {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.next_ticket.replace(self.next_ticket.get().wrapping_add(1));
+        let question = Question { hops: self, ticket };
+        {
+            let mut outbox = self.outbox.borrow_mut();
+            let to = outbox.peer(usize::from(core)).ok_or(HopFailed::NoSuchCore)?;
+            let envelope = Envelope::Request(Box::new(to_envelope(Ticket(ticket), request)));
+            if outbox.send(to, Class::Request, envelope).is_err() {
+                self.numbers.hops_shed.add(1);
+                return Err(HopFailed::Full);
+            }
+        }
+        self.numbers.hops_out.add(1);
+        self.asked.borrow_mut().insert(ticket, sender);
+        let reply = receiver.await.map_err(|_| HopFailed::Garbled)?;
+        drop(question);
+        from_reply(reply).ok_or(HopFailed::Garbled)
+    }
+
+    fn resolve(&self, reply: ReplyEnvelope) {
+        let asker = self.asked.borrow_mut().remove(&reply.ticket.0);
+        if let Some(asker) = asker {
+            let _ = asker.send(reply); // The client may have gone away meanwhile.
+        }
+    }
+
+    fn reply(&self, to: CoreId, reply: ReplyEnvelope) {
+        self.waiting.borrow_mut().push_back((to, Envelope::Reply(Box::new(reply))));
+        self.send_waiting();
+    }
+
+    /// Sends the replies that wait for room. Their number is bounded by the questions that the
+    /// lanes let in.
+    fn send_waiting(&self) {
+        let (mut waiting, mut outbox) = (self.waiting.borrow_mut(), self.outbox.borrow_mut());
+        outbox.take_space(|_, _, _| {});
+        for _ in 0..waiting.len() {
+            let Some((to, envelope)) = waiting.pop_front() else { break };
+            if let Err(Full(envelope)) = outbox.send(to, Class::Control, envelope) {
+                outbox.wait_for_space(to, Class::Control);
+                waiting.push_back((to, envelope));
+            }
+        }
+    }
+}
+
+/// Forgets the question when its asker is dropped.
+struct Question<'a> {
+    hops: &'a Hops,
+    ticket: u64,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.hops.asked.borrow_mut().remove(&self.ticket);
+    }
+}
+
+fn answer<S: Service>(hops: &Rc<Hops>, service: &Rc<S>, from: CoreId, question: RequestEnvelope) {
+    hops.numbers.hops_in.add(1);
+    let ticket = question.ticket;
+    let Some(request) = from_envelope(question) else {
+        return hops.reply(from, to_reply(ticket, Reply::problem(Problem::Internal)));
+    };
+    let (hops, future) = (Rc::clone(hops), service.call(request));
+    berth_runtime::spawn(async move {
+        let reply = future.await;
+        hops.reply(from, to_reply(ticket, reply));
+    });
+}
+
+fn to_envelope(ticket: Ticket, request: &Request) -> RequestEnvelope {
+    RequestEnvelope {
+        ticket,
+        method: Bytes::copy_from_slice(request.method.as_str().as_bytes()),
+        host: Bytes::copy_from_slice(request.host.as_str().as_bytes()),
+        target: request.target.raw().clone(),
+        headers: header_bytes(&request.headers),
+        hops: 1,
+    }
+}
+
+fn from_envelope(question: RequestEnvelope) -> Option<Request> {
+    let nobody = ([0, 0, 0, 0], 0).into();
+    Some(Request {
+        method: Method::from_bytes(&question.method).ok()?,
+        target: Target::parse(question.target).ok()?,
+        host: Host::parse(&question.host).ok()?.into_owned(),
+        version: Version::HTTP_11,
+        headers: header_map(&question.headers)?,
+        body: RequestBody::Empty,
+        peer: Rc::new(Peer { client: nobody, local: nobody, security: Security::Plain }),
+        upgrade: None,
+    })
+}
+
+fn to_reply(ticket: Ticket, reply: Reply) -> ReplyEnvelope {
+    let body = match reply.body {
+        Body::Full(bytes) => bytes,
+        Body::Stream(_) => {
+            return to_reply(ticket, Reply::problem(Problem::Internal));
+        }
+    };
+    ReplyEnvelope { ticket, status: reply.status.as_u16(), headers: header_bytes(&reply.headers), body }
+}
+
+fn from_reply(reply: ReplyEnvelope) -> Option<Reply> {
+    let headers = header_map(&reply.headers)?;
+    Some(Reply {
+        status: StatusCode::from_u16(reply.status).ok()?,
+        headers,
+        body: Body::full(reply.body),
+        upgrade: None,
+    })
+}
+
+fn header_bytes(headers: &HeaderMap) -> Vec<(Bytes, Bytes)> {
+    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
+        (Bytes::copy_from_slice(name.as_str().as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+    };
+    headers.iter().map(copy).collect()
+}
+
+fn header_map(pairs: &[(Bytes, Bytes)]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+    }
+    Some(headers)
+}

@@ -1,0 +1,365 @@
+//! Bodies that stream: of requests, pulled by the handler, and of replies, pulled by the connection.
+//!
+//! Both sides pull, so back-pressure is the absence of a pull: a handler that does not read stops
+//! the connection from reading, and a client that does not read stops the connection from polling
+//! the reply. No whole body is ever collected here.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use berth_runtime::Deadline;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// It is larger than `limits.body_bytes`.
+    #[error("the body is larger than limits.body_bytes")]
+    TooLarge,
+    /// No byte of it came for `limits.body_timeout`.
+    #[error("no byte of the body came for limits.body_timeout")]
+    TimedOut,
+    /// Its framing is broken.
+    #[error("the framing of the body is broken")]
+    Malformed,
+    /// The other side went away.
+    #[error("the other side of the body went away")]
+    Gone,
+}
+
+/// The body of a request.
+pub enum RequestBody {
+    /// There is none.
+    Empty,
+    /// Fed by an HTTP/1.1 connection.
+    Piped(PipeReader),
+    /// Of an HTTP/2 stream.
+    Http2(Box<Http2Body>),
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Piped(reader) => reader.poll_frame(cx),
+            RequestBody::Http2(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Piped(_) => false,
+            RequestBody::Http2(body) => body.stream.is_end_stream(),
+        }
+    }
+}
+
+/// A body in the making, shared by a connection that decodes it and a handler that reads it.
+#[derive(Default)]
+struct Pipe {
+    /// What was decoded and not read yet: one frame at most, so that nothing piles up.
+    frame: Option<Frame<Bytes>>,
+    end: Option<Result<(), BodyError>>,
+    /// The handler asked for a frame and there was none.
+    wanted: bool,
+    reader: Option<Waker>,
+    /// The connection, when it waits for the handler to want more.
+    feeder: Option<Waker>,
+    reader_gone: bool,
+}
+
+/// The connection's end of a request body.
+pub struct PipeFeeder(Rc<RefCell<Pipe>>);
+
+/// The handler's end of a request body.
+pub struct PipeReader(Rc<RefCell<Pipe>>);
+
+/// What the handler does with the body that it is being fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// It waits for a frame.
+    Wanted,
+    /// It has not asked yet.
+    NotYet,
+    /// It dropped the body.
+    Gone,
+}
+
+/// Makes the two ends of a request body.
+pub fn pipe() -> (PipeFeeder, PipeReader) {
+    let shared = Rc::<RefCell<Pipe>>::default();
+    (PipeFeeder(Rc::clone(&shared)), PipeReader(shared))
+}
+
+impl PipeFeeder {
+    /// What the handler wants; unless it waits, `cx` is woken when that changes.
+    pub fn poll_demand(&self, cx: &mut Context<'_>) -> Demand {
+        let mut pipe = self.0.borrow_mut();
+        if pipe.reader_gone {
+            return Demand::Gone;
+        }
+        if pipe.wanted && pipe.frame.is_none() {
+            return Demand::Wanted;
+        }
+        keep(&mut pipe.feeder, cx);
+        Demand::NotYet
+    }
+
+    /// Hands over a frame that was wanted.
+    pub fn feed(&self, frame: Frame<Bytes>) {
+        let mut pipe = self.0.borrow_mut();
+        pipe.wanted = false;
+        pipe.frame = Some(frame);
+        let reader = pipe.reader.take();
+        drop(pipe);
+        reader.into_iter().for_each(Waker::wake);
+    }
+
+    /// Says how the body ended.
+    pub fn end(&self, end: Result<(), BodyError>) {
+        let mut pipe = self.0.borrow_mut();
+        pipe.end.get_or_insert(end);
+        let reader = pipe.reader.take();
+        drop(pipe);
+        reader.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for PipeFeeder {
+    fn drop(&mut self) {
+        self.end(Err(BodyError::Gone));
+    }
+}
+
+impl PipeReader {
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut pipe = self.0.borrow_mut();
+        if let Some(frame) = pipe.frame.take() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match pipe.end {
+            Some(Ok(())) => return Poll::Ready(None),
+            Some(Err(error)) => {
+                pipe.end = Some(Ok(()));
+                return Poll::Ready(Some(Err(error)));
+            }
+            None => {}
+        }
+        pipe.wanted = true;
+        keep(&mut pipe.reader, cx);
+        let feeder = pipe.feeder.take();
+        drop(pipe);
+        feeder.into_iter().for_each(Waker::wake);
+        Poll::Pending
+    }
+}
+
+impl Drop for PipeReader {
+    fn drop(&mut self) {
+        let mut pipe = self.0.borrow_mut();
+        pipe.reader_gone = true;
+        pipe.frame = None;
+        let wakers = (pipe.feeder.take(), pipe.reader.take());
+        drop(pipe);
+        wakers.0.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
+
+/// The body of an HTTP/2 stream: bounded in size and in silence.
+pub struct Http2Body {
+    stream: h2::RecvStream,
+    /// How many more bytes may come.
+    allowance: u64,
+    timeout: Duration,
+    /// Made when the handler first has to wait.
+    deadline: Option<Deadline>,
+    phase: Phase,
+    on_error: Box<dyn Fn(BodyError)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Data,
+    Trailers,
+    Done,
+}
+
+impl Http2Body {
+    /// A body of at most `limit_bytes` whose pieces follow each other within `timeout`. `on_error`
+    /// is told what ended it early, for the counters.
+    pub fn new(
+        stream: h2::RecvStream,
+        limit_bytes: u64,
+        timeout: Duration,
+        on_error: impl Fn(BodyError) + 'static,
+    ) -> Self {
+        let on_error = Box::new(on_error);
+        Self { stream, allowance: limit_bytes, timeout, deadline: None, phase: Phase::Data, on_error }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let outcome = match self.poll_inner(cx) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                let timeout = self.timeout;
+                let deadline = self.deadline.get_or_insert_with(|| {
+                    let deadline = Deadline::new();
+                    deadline.set(timeout);
+                    deadline
+                });
+                ready!(deadline.poll_expired(cx));
+                Some(Err(BodyError::TimedOut))
+            }
+        };
+        self.deadline = None;
+        if let Some(Err(error)) = outcome {
+            self.phase = Phase::Done;
+            (self.on_error)(error);
+        }
+        Poll::Ready(outcome)
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.phase == Phase::Data {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(bytes)) => return Poll::Ready(Some(self.take(bytes))),
+                Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Gone))),
+                None => self.phase = Phase::Trailers,
+            }
+        }
+        if self.phase == Phase::Trailers {
+            let trailers = ready!(self.stream.poll_trailers(cx));
+            self.phase = Phase::Done;
+            return Poll::Ready(match trailers {
+                Ok(None) => None,
+                Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Err(_) => Some(Err(BodyError::Gone)),
+            });
+        }
+        Poll::Ready(None)
+    }
+
+    fn take(&mut self, bytes: Bytes) -> Result<Frame<Bytes>, BodyError> {
+        let len = bytes.len();
+        self.allowance = self.allowance.checked_sub(len as u64).ok_or(BodyError::TooLarge)?;
+        // The handler has them now: the peer may send as many again. It fails only for more than
+        // was received, which `len` is not.
+        let _ = self.stream.flow_control().release_capacity(len);
+        Ok(Frame::data(bytes))
+    }
+}
+
+/// The body of a reply.
+pub enum Body {
+    /// Known bytes, perhaps none.
+    Full(Bytes),
+    /// Anything that streams.
+    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Body::Full(Bytes::new())
+    }
+
+    /// Known bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Body::Full(bytes.into())
+    }
+
+    /// A body that streams.
+    pub fn stream(body: impl http_body::Body<Data = Bytes, Error = BodyError> + 'static) -> Self {
+        Body::Stream(Box::pin(body))
+    }
+
+    /// The exact size, when it is known.
+    pub fn exact_size(&self) -> Option<u64> {
+        match self {
+            Body::Full(bytes) => Some(bytes.len() as u64),
+            Body::Stream(body) => body.size_hint().exact(),
+        }
+    }
+
+    /// The next piece.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Body::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Body::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Body::Stream(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+/// A body of a stated number of equal bytes, made piece by piece.
+pub struct Repeated {
+    left: u64,
+}
+
+/// The piece that [`Repeated`] hands out again and again.
+static PIECE: [u8; 16384] = [b'b'; 16384];
+
+impl Repeated {
+    /// `bytes` bytes.
+    pub fn new(bytes: u64) -> Self {
+        Self { left: bytes }
+    }
+}
+
+impl http_body::Body for Repeated {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let count = self.left.min(PIECE.len() as u64);
+        if count == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= count;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE[..count as usize])))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// The trailers or the data of a frame.
+pub enum Piece {
+    /// Bytes.
+    Data(Bytes),
+    /// The end, with fields.
+    Trailers(HeaderMap),
+}
+
+impl Piece {
+    /// Opens a frame; `None` for kinds that are not known.
+    pub fn open(frame: Frame<Bytes>) -> Option<Self> {
+        match frame.into_data() {
+            Ok(data) => Some(Piece::Data(data)),
+            Err(frame) => frame.into_trailers().ok().map(Piece::Trailers),
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! An HTTP/2 connection: the `h2` library between a frame meter below and the service above.
+//!
+//! The library does framing, HPACK and flow control; [`super::h2_meter`] bounds what it does not.
+//! Each stream's handler is polled once in place, which answers most requests without a task; one
+//! that has to wait becomes a task of its own, so that a slow stream holds no other.
+//!
+//! The connection ends gracefully (GOAWAY, then the streams that run) on drain and when idle, and
+//! abruptly (GOAWAY ENHANCE_YOUR_CALM) when the meter reports a flood.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use berth_runtime::{Deadline, spawn};
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderValue, Method, Response, Version, header};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Core;
+use super::body::{Body, Http2Body, Piece, RequestBody};
+use super::h2_meter::{Breach, Flood, FrameMeter};
+use super::message::{Peer, Problem, Reply, Request, Service, UpgradeWish};
+use super::target::{Host, Target};
+use crate::drain::Draining;
+
+/// Bytes of reply data that the library may hold per stream before `poll_capacity` waits.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes that a client may send on a stream before the handler has read: a body streams at this
+/// per round trip, and a connection holds at most this per stream.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How long an ended connection may take to send its last frames.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Serves one connection until it ends.
+pub async fn serve<T, S>(io: T, core: &Rc<Core<S>>, peer: Rc<Peer>, draining: &Draining)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service,
+{
+    core.numbers.http2_connections.add(1);
+    let shared = Rc::new(Shared::default());
+    let metered = Metered {
+        io,
+        meter: FrameMeter::new(core.meter_limits),
+        started: berth_runtime::now(),
+        turn: berth_runtime::now(),
+        read_this_turn: 0,
+        shared: Rc::clone(&shared),
+    };
+    let limits = &core.limits;
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(limits.http2.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        // Resets that the peer provokes from us (MadeYouReset) are bounded like its own.
+        .max_local_error_reset_streams(Some(limits.http2.resets as usize))
+        .enable_connect_protocol()
+        .handshake::<_, Bytes>(metered);
+    let connection = match berth_runtime::timeout(limits.header_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return count_end(core, &shared, &error),
+        Err(_) => return core.numbers.limit_header_timeout.add(1),
+    };
+    let mut driver = Driver {
+        connection,
+        core: Rc::clone(core),
+        peer,
+        shared,
+        deadline: Deadline::new(),
+        state: State::Open,
+        quiet: false,
+    };
+    poll_fn(|cx| driver.poll(cx, draining)).await;
+}
+
+/// What the connection, its meter and its streams share.
+#[derive(Default)]
+struct Shared {
+    breach: Cell<Option<Breach>>,
+    streams: Cell<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// A GOAWAY is out; the streams that run may end.
+    Leaving,
+    /// The last frames are on their way.
+    Ending,
+}
+
+struct Driver<T: AsyncRead + AsyncWrite + Unpin, S: Service> {
+    connection: Connection<Metered<T>, Bytes>,
+    core: Rc<Core<S>>,
+    peer: Rc<Peer>,
+    shared: Rc<Shared>,
+    deadline: Deadline,
+    state: State,
+    /// Whether the deadline counts the idle time: no stream is open.
+    quiet: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
+    fn poll(&mut self, cx: &mut Context<'_>, draining: &Draining) -> Poll<()> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.start_stream(cx, request, respond);
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    count_end(&self.core, &self.shared, &error);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            if self.state != State::Ending
+                && let Some(breach) = self.shared.breach.get()
+            {
+                count_breach(&self.core, breach);
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                self.state = State::Ending;
+                self.deadline.set(LAST_WORDS);
+                continue;
+            }
+            if self.state == State::Open && draining.poll_on(cx).is_ready() {
+                self.leave();
+                continue;
+            }
+            self.watch_idle();
+            ready!(self.deadline.poll_expired(cx));
+            match self.state {
+                State::Open => {
+                    self.core.numbers.limit_idle_timeout.add(1);
+                    self.leave();
+                    self.deadline.set(LAST_WORDS);
+                }
+                State::Leaving | State::Ending => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        self.connection.graceful_shutdown();
+        self.state = State::Leaving;
+        self.quiet = false;
+        self.deadline.clear();
+    }
+
+    /// Starts and stops the idle time as streams come and go.
+    fn watch_idle(&mut self) {
+        let quiet = self.shared.streams.get() == 0;
+        if self.state != State::Open || quiet == self.quiet {
+            return;
+        }
+        self.quiet = quiet;
+        if quiet {
+            self.deadline.set(self.core.limits.idle_timeout);
+        } else {
+            self.deadline.clear();
+        }
+    }
+
+    fn start_stream(
+        &mut self,
+        cx: &mut Context<'_>,
+        request: http::Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) {
+        let alive = StreamAlive::new(&self.shared);
+        let core = Rc::clone(&self.core);
+        let peer = Rc::clone(&self.peer);
+        let mut stream = Box::pin(async move {
+            let _alive = alive;
+            handle(&core, peer, request, respond).await;
+        });
+        if stream.as_mut().poll(cx).is_pending() {
+            spawn(stream);
+        }
+    }
+}
+
+struct StreamAlive(Rc<Shared>);
+
+impl StreamAlive {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for StreamAlive {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+fn count_end<S: Service>(core: &Core<S>, shared: &Shared, error: &h2::Error) {
+    if let Some(breach) = shared.breach.get() {
+        count_breach(core, breach);
+    } else if !error.is_io() {
+        core.numbers.http2_protocol_errors.add(1);
+        tracing::debug!(%error, "http2.ended");
+    }
+}
+
+fn count_breach<S: Service>(core: &Core<S>, breach: Breach) {
+    let numbers = &core.numbers;
+    match breach.flood {
+        Flood::Reset => &numbers.limit_http2_resets,
+        Flood::Settings => &numbers.limit_http2_settings,
+        Flood::Ping => &numbers.limit_http2_pings,
+        Flood::Priority | Flood::Other => &numbers.limit_http2_priorities,
+        Flood::WindowUpdate => &numbers.limit_http2_window_updates,
+        Flood::Empty => &numbers.limit_http2_empty_frames,
+        Flood::Continuation | Flood::HeaderBlock => &numbers.limit_http2_continuations,
+    }
+    .add(1);
+    tracing::debug!(flood = breach.flood.label(), bound = breach.bound, "http2.flood");
+}
+
+/// One stream: request in, reply out.
+async fn handle<S: Service>(
+    core: &Rc<Core<S>>,
+    peer: Rc<Peer>,
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let began = berth_runtime::now();
+    let head_only = request.method() == Method::HEAD;
+    let target = request.uri().path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+    let mut record = core.begin(request.method(), target.as_bytes(), Version::HTTP_2, &peer, began);
+    let (reply, tunnel_in) = answer(core, peer, request).await;
+    record.status = reply.status;
+    if let (Some(on_upgrade), Some(receive)) = (reply.upgrade, tunnel_in) {
+        let response = response(core, reply.status, reply.headers, None);
+        if let Ok(send) = respond.send_response(response, false) {
+            core.finish(record);
+            on_upgrade(Box::new(Tunnel::new(receive, send))).await;
+        }
+        return;
+    }
+    let _ = send_reply(core, &mut respond, reply.status, reply.headers, reply.body, head_only).await;
+    core.finish(record);
+}
+
+/// Checks the request and calls the service. The receive side comes back for an upgrade.
+async fn answer<S: Service>(
+    core: &Rc<Core<S>>,
+    peer: Rc<Peer>,
+    request: http::Request<RecvStream>,
+) -> (Reply, Option<RecvStream>) {
+    let (parts, stream) = request.into_parts();
+    let wish = match parts.extensions.get::<h2::ext::Protocol>() {
+        Some(protocol) if protocol.as_str() == "websocket" => Some(UpgradeWish::WebSocket),
+        Some(_) => return (Reply::problem(Problem::NotImplemented), None),
+        None if parts.method == Method::CONNECT => return (Reply::problem(Problem::NotImplemented), None),
+        None => None,
+    };
+    let raw = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+    let host = match parts.uri.authority() {
+        Some(authority) => Host::parse(authority.as_str().as_bytes()),
+        None => Host::parse(parts.headers.get(header::HOST).map_or(b"".as_slice(), HeaderValue::as_bytes)),
+    };
+    let (Ok(target), Ok(host)) = (Target::parse(Bytes::copy_from_slice(raw.as_bytes())), host) else {
+        core.numbers.requests_malformed.add(1);
+        return (Reply::problem(Problem::BadRequest), None);
+    };
+    if declared_length(&parts.headers).is_some_and(|length| length > core.limits.body_bytes) {
+        core.numbers.limit_body_bytes.add(1);
+        return (Reply::problem(Problem::BodyTooLarge), None);
+    }
+    let (body, tunnel) = match wish {
+        Some(_) => (RequestBody::Empty, Some(stream)),
+        None if stream.is_end_stream() => (RequestBody::Empty, None),
+        None => {
+            let core = Rc::clone(core);
+            let limits = (core.limits.body_bytes, core.limits.body_timeout);
+            let body = Http2Body::new(stream, limits.0, limits.1, move |error| core.count_body_error(error));
+            (RequestBody::Http2(Box::new(body)), None)
+        }
+    };
+    let request = Request {
+        method: parts.method,
+        target,
+        host: host.into_owned(),
+        version: Version::HTTP_2,
+        headers: parts.headers,
+        body,
+        peer,
+        upgrade: wish,
+    };
+    (core.service.call(request).await, tunnel)
+}
+
+fn declared_length(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn response<S: Service>(
+    core: &Core<S>,
+    status: http::StatusCode,
+    headers: http::HeaderMap,
+    length: Option<u64>,
+) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    // Connection-specific fields have no meaning here (RFC 9113, 8.2.2).
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    headers.entry(header::DATE).or_insert_with(|| core.date.value(berth_runtime::now()));
+    response
+}
+
+async fn send_reply<S: Service>(
+    core: &Rc<Core<S>>,
+    respond: &mut SendResponse<Bytes>,
+    status: http::StatusCode,
+    headers: http::HeaderMap,
+    mut body: Body,
+    head_only: bool,
+) -> Result<(), h2::Error> {
+    let size = body.exact_size();
+    let bodiless = head_only || size == Some(0) || !status_has_body(status);
+    let response = response(core, status, headers, size.filter(|_| status_has_body(status)));
+    let mut stream = respond.send_response(response, bodiless)?;
+    if bodiless {
+        return Ok(());
+    }
+    let mut last_known = size;
+    loop {
+        let frame = poll_fn(|cx| {
+            // A client that reset the stream ends the reply's body with it.
+            if let Poll::Ready(Ok(reason)) = stream.poll_reset(cx) {
+                return Poll::Ready(Err(reason));
+            }
+            body.poll_frame(cx).map(Ok)
+        });
+        match frame.await.map_err(h2::Error::from)? {
+            Some(Ok(frame)) => match Piece::open(frame) {
+                Some(Piece::Data(bytes)) => {
+                    last_known = last_known.map(|left| left.saturating_sub(bytes.len() as u64));
+                    let end = last_known == Some(0);
+                    send_bytes(core, &mut stream, bytes, end).await?;
+                    if end {
+                        return Ok(());
+                    }
+                }
+                Some(Piece::Trailers(trailers)) => return stream.send_trailers(trailers),
+                None => {}
+            },
+            Some(Err(_)) => {
+                stream.send_reset(Reason::INTERNAL_ERROR);
+                return Ok(());
+            }
+            None => return stream.send_data(Bytes::new(), true),
+        }
+    }
+}
+
+/// Sends bytes as the client's window allows; a client that takes none for too long is cut off.
+async fn send_bytes<S: Service>(
+    core: &Core<S>,
+    stream: &mut SendStream<Bytes>,
+    mut bytes: Bytes,
+    end: bool,
+) -> Result<(), h2::Error> {
+    while !bytes.is_empty() {
+        stream.reserve_capacity(bytes.len());
+        if stream.capacity() == 0 {
+            let capacity =
+                berth_runtime::timeout(core.limits.send_timeout, poll_fn(|cx| stream.poll_capacity(cx)));
+            match capacity.await {
+                Ok(Some(capacity)) => capacity?,
+                Ok(None) => return Err(Reason::CANCEL.into()),
+                Err(_) => {
+                    core.numbers.limit_send_timeout.add(1);
+                    stream.send_reset(Reason::CANCEL);
+                    return Err(Reason::CANCEL.into());
+                }
+            };
+        }
+        let part = bytes.split_to(stream.capacity().min(bytes.len()));
+        stream.send_data(part, end && bytes.is_empty())?;
+    }
+    Ok(())
+}
+
+fn status_has_body(status: http::StatusCode) -> bool {
+    !(status.is_informational() || matches!(status.as_u16(), 204 | 304))
+}
+
+/// Feeds the meter with what the peer sends, below the library.
+///
+/// The library reads until the stream is dry, so a peer that sends without pause would hold the
+/// core: what one connection may read in one turn is bounded here, and the rest waits for the next.
+struct Metered<T> {
+    io: T,
+    meter: FrameMeter,
+    started: Instant,
+    /// The turn in which `read_this_turn` bytes were read.
+    turn: Instant,
+    read_this_turn: usize,
+    shared: Rc<Shared>,
+}
+
+/// Bytes that one connection may read in a turn: about 100 µs of frames at the meter's and the
+/// library's cost, and more than any honest window needs.
+const READ_PER_TURN: usize = 64 * 1024;
+
+impl<T> Metered<T> {
+    /// Whether this connection may read (more) in this turn.
+    fn has_budget(&mut self, now: Instant) -> bool {
+        if self.turn != now {
+            (self.turn, self.read_this_turn) = (now, 0);
+        }
+        self.read_this_turn < READ_PER_TURN
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.shared.breach.get().is_some() {
+            return Poll::Pending; // What a flooding peer sends is not read any more.
+        }
+        let now = berth_runtime::now();
+        if !self.has_budget(now) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
+        self.read_this_turn += into.filled().len() - before;
+        let now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
+        if let Err(breach) = self.meter.observe(now_ms, &into.filled()[before..]) {
+            self.shared.breach.set(Some(breach));
+            // The library never sees these bytes; the driver looks at the breach next.
+            into.set_filled(before);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        self.meter.note_sent(sent); // Who is sent more may answer with more window updates.
+        Poll::Ready(Ok(sent))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The bytes of an upgraded stream (RFC 8441).
+struct Tunnel {
+    receive: RecvStream,
+    read: RefCell<Bytes>,
+    send: SendStream<Bytes>,
+}
+
+impl Tunnel {
+    fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
+        Self { receive, read: RefCell::default(), send }
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.borrow().is_empty() {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(bytes)) => {
+                    let _ = self.receive.flow_control().release_capacity(bytes.len());
+                    self.read.replace(bytes);
+                }
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let mut read = self.read.borrow_mut();
+        let count = read.len().min(into.remaining());
+        into.put_slice(&read.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.send.reserve_capacity(bytes.len());
+        if self.send.capacity() == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let count = bytes.len().min(self.send.capacity());
+        self.send.send_data(Bytes::copy_from_slice(&bytes[..count]), false).map_err(io::Error::other)?;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = self.send.send_data(Bytes::new(), true);
+        Poll::Ready(Ok(()))
+    }
+}

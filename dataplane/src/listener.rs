@@ -1,0 +1,278 @@
+//! From an accepted socket to an HTTP connection: admission, PROXY header, TLS, version.
+//!
+//! Each step has a bound in time (`limits.handshake_timeout` up to the end of the TLS handshake)
+//! and in number (`limits.connections`, `connections_per_address`, `handshakes`); what is refused
+//! is reset at once, so that it costs no further state.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use berth_runtime::{TcpListener, TcpStream, spawn, timeout};
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::Cidr;
+use crate::connections::{Admission, Connections, Refused};
+use crate::drain::{Drain, Draining};
+use crate::http::message::{Peer, Security, Service};
+use crate::http::prefixed::Prefixed;
+use crate::http::{Core, h1, h2};
+use crate::proxy_protocol::{self, Parsed};
+
+/// The first bytes of an HTTP/2 connection (RFC 9113, 3.4), by which h2c is told from HTTP/1.1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long accepting pauses when descriptors or memory have run out: first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// What a listener speaks and whom it trusts.
+pub struct Door {
+    /// Speaks TLS with this, or clear text.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Peers that must begin with a PROXY header.
+    pub proxy_from: Vec<Cidr>,
+}
+
+/// What all listeners of a core share.
+pub struct House<S> {
+    /// The core as connections see it.
+    pub core: Rc<Core<S>>,
+    /// The node's admission.
+    pub connections: Connections,
+    /// The end.
+    pub drain: Drain,
+}
+
+/// Accepts until the drain begins.
+pub async fn run<S: Service>(listener: TcpListener, door: Rc<Door>, house: Rc<House<S>>) {
+    let draining = house.drain.listen();
+    let mut pause = PAUSE.0;
+    loop {
+        let accepted = std::future::poll_fn(|cx| {
+            if draining.poll_on(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            listener.poll_accept(cx).map(Some)
+        });
+        match accepted.await {
+            None => return,
+            Some(Ok(stream)) => {
+                pause = PAUSE.0;
+                receive(stream, &door, &house);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "listener.accept failed; pausing");
+                berth_runtime::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+}
+
+/// Admits a connection and gives it a task, or resets it.
+fn receive<S: Service>(stream: TcpStream, door: &Rc<Door>, house: &Rc<House<S>>) {
+    let numbers = &house.core.numbers;
+    let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+        return; // Gone already.
+    };
+    let proxied = door.proxy_from.iter().any(|range| range.contains(client.ip()));
+    let admitted = match proxied {
+        true => house.connections.admit_proxied(),
+        false => house.connections.admit(client.ip()),
+    };
+    let admission = match admitted {
+        Ok(admission) => admission,
+        Err(refused) => {
+            count_refused(house, refused);
+            let _ = stream.reset_on_close();
+            return;
+        }
+    };
+    numbers.connections_accepted.add(1);
+    numbers.connections_open.add(1);
+    let _ = stream.set_nodelay(true);
+    let (door, house) = (Rc::clone(door), Rc::clone(house));
+    let open = Open(Rc::clone(&house));
+    let draining = house.drain.listen();
+    let peer = Peer { client, local, security: Security::Plain };
+    spawn(async move {
+        let _open = open;
+        let visit = Visit { door, house, draining, admission };
+        match proxied {
+            true => visit.behind_proxy(stream, peer).await,
+            false => visit.enter(stream, Bytes::new(), peer).await,
+        }
+    });
+}
+
+fn count_refused<S>(house: &House<S>, refused: Refused) {
+    let numbers = &house.core.numbers;
+    match refused {
+        Refused::Node(_) => numbers.limit_connections.add(1),
+        Refused::Address(_) => numbers.limit_connections_per_address.add(1),
+        Refused::Handshakes(_) => numbers.limit_handshakes.add(1),
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open<S>(Rc<House<S>>);
+
+impl<S> Drop for Open<S> {
+    fn drop(&mut self) {
+        let open = &self.0.core.numbers.connections_open;
+        open.set(open.get().saturating_sub(1));
+    }
+}
+
+/// One connection on its way in.
+struct Visit<S> {
+    door: Rc<Door>,
+    house: Rc<House<S>>,
+    draining: Draining,
+    admission: Admission,
+}
+
+impl<S: Service> Visit<S> {
+    /// Reads the PROXY header that a trusted peer must send, then goes on as the client it names.
+    async fn behind_proxy(mut self, mut stream: TcpStream, mut peer: Peer) {
+        let limits = &self.house.core.limits;
+        let mut bytes = BytesMut::with_capacity(256);
+        let header = timeout(limits.handshake_timeout, read_proxy_header(&mut stream, &mut bytes)).await;
+        let numbers = &self.house.core.numbers;
+        match header {
+            Ok(Ok(Some(forwarded))) => {
+                if let Err(refused) = self.admission.attribute(forwarded.source.ip()) {
+                    count_refused(&self.house, refused);
+                    let _ = stream.reset_on_close();
+                    return;
+                }
+                (peer.client, peer.local) = (forwarded.source, forwarded.destination);
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                numbers.proxy_header_failures.add(1);
+                tracing::debug!(client = %peer.client, %error, "proxy_header.refused");
+                return;
+            }
+            Err(_) => return numbers.limit_handshake_timeout.add(1),
+        }
+        self.enter(stream, bytes.freeze(), peer).await;
+    }
+
+    async fn enter(self, stream: TcpStream, read: Bytes, peer: Peer) {
+        match self.door.tls.clone() {
+            None => self.plain(stream, read, peer).await,
+            Some(config) => self.tls(config, Prefixed { read, io: stream }, peer).await,
+        }
+    }
+
+    async fn plain(self, mut stream: TcpStream, read: Bytes, peer: Peer) {
+        let core = &self.house.core;
+        let mut bytes = BytesMut::from(read);
+        let told = timeout(core.limits.header_timeout, tell_version(&mut stream, &mut bytes));
+        let version = match self.draining.or(told).await {
+            Some(Ok(Ok(version))) => version,
+            Some(Err(_)) => return core.numbers.limit_header_timeout.add(1),
+            Some(Ok(Err(_))) | None => return,
+        };
+        let peer = Rc::new(peer);
+        match version {
+            Version::Http1 => Box::pin(h1::serve(stream, bytes, core, peer, &self.draining)).await,
+            Version::Http2 => {
+                let io = Prefixed { read: bytes.freeze(), io: stream };
+                Box::pin(h2::serve(io, core, peer, &self.draining)).await;
+            }
+        }
+    }
+
+    async fn tls(self, config: Arc<rustls::ServerConfig>, stream: Prefixed<TcpStream>, mut peer: Peer) {
+        let core = &self.house.core;
+        let numbers = &core.numbers;
+        let handshake = match self.house.connections.handshake() {
+            Ok(handshake) => handshake,
+            Err(refused) => {
+                count_refused(&self.house, refused);
+                let _ = stream.io.reset_on_close();
+                return;
+            }
+        };
+        let accepted = timeout(core.limits.handshake_timeout, TlsAcceptor::from(config).accept(stream));
+        // Boxed: what a handshake needs is not kept for the life of the connection.
+        let stream = match Box::pin(self.draining.or(accepted)).await {
+            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Err(error))) => {
+                numbers.tls_handshake_failures.add(1);
+                tracing::debug!(client = %peer.client, %error, "tls.handshake failed");
+                return;
+            }
+            Some(Err(_)) => return numbers.limit_handshake_timeout.add(1),
+            None => return,
+        };
+        drop(handshake);
+        numbers.tls_handshakes.add(1);
+        let session = stream.get_ref().1;
+        if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+            numbers.tls_resumptions.add(1);
+        }
+        peer.security = Security::Tls;
+        let peer = Rc::new(peer);
+        if session.alpn_protocol() == Some(b"h2") {
+            Box::pin(h2::serve(stream, core, peer, &self.draining)).await;
+        } else {
+            Box::pin(h1::serve(stream, BytesMut::new(), core, peer, &self.draining)).await;
+        }
+    }
+}
+
+async fn read_proxy_header(
+    stream: &mut TcpStream,
+    bytes: &mut BytesMut,
+) -> io::Result<Option<proxy_protocol::Forwarded>> {
+    loop {
+        match proxy_protocol::parse(bytes).map_err(io::Error::other)? {
+            Parsed::Complete { consumed, forwarded } => {
+                let _ = bytes.split_to(consumed);
+                return Ok(forwarded);
+            }
+            Parsed::Incomplete => {}
+        }
+        if stream.read_buf(bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// Reads until the bytes are, or are not, the preface of HTTP/2.
+async fn tell_version(stream: &mut TcpStream, bytes: &mut BytesMut) -> io::Result<Version> {
+    loop {
+        let common = bytes.len().min(PREFACE.len());
+        if bytes[..common] != PREFACE[..common] {
+            return Ok(Version::Http1);
+        }
+        if common == PREFACE.len() {
+            return Ok(Version::Http2);
+        }
+        if h1::read_some(stream, bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The address that a listener was bound to, for logs and `berth status`.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    /// The address, with the port that the kernel chose for port 0.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub security: Security,
+}

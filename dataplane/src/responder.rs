@@ -1,0 +1,280 @@
+//! The responder: routes of the configuration that answer by themselves.
+//!
+//! It answers a fixed body, echoes the request's, streams bytes, waits, or talks WebSocket; it is
+//! how a node is tried, measured and tested before any guest code runs, and it stands under the
+//! router that workers use.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
+
+use crate::config::{Action, Limits, RouteRule};
+use crate::drain::Drain;
+use crate::hops::{HopFailed, Hops};
+use crate::http::body::{Body, Repeated};
+use crate::http::message::{OnUpgrade, Problem, Reply, Request, Service, Tunnel, UpgradeWish};
+use crate::http::websocket;
+use crate::router::{Pattern, PatternError, Router, RouterError};
+use crate::stats::CoreNumbers;
+
+/// A route's answer.
+#[derive(Debug)]
+pub struct Answer {
+    action: Action,
+    /// The core that gives it; `None` is the one that has the connection.
+    core: Option<u16>,
+}
+
+/// The routes of one configuration.
+pub type Table = Router<Answer>;
+
+/// Why routes cannot be a table. Numbers count from 1, in the order of the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// A pattern cannot be read.
+    #[error("routes[{number}]: {source}")]
+    Pattern {
+        /// Which route.
+        number: usize,
+        /// What is wrong with it.
+        source: PatternError,
+    },
+    /// The routes do not fit together.
+    #[error("routes: {0}")]
+    Routes(RouterError),
+    /// A route names a core that the node does not have.
+    #[error("routes[{number}].core = {core}: this node has the cores 0 to {last}; name one of them")]
+    Core {
+        /// Which route.
+        number: usize,
+        /// The core that it names.
+        core: u16,
+        /// The last core of the node.
+        last: usize,
+    },
+}
+
+/// Builds the table for a node of `cores` cores, or says everything that is wrong.
+pub fn table(rules: &[RouteRule], cores: usize) -> Result<Table, Vec<TableError>> {
+    let mut errors = Vec::new();
+    let mut routes = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let number = index + 1;
+        if let Some(core) = rule.core.filter(|core| usize::from(*core) >= cores) {
+            errors.push(TableError::Core { number, core, last: cores - 1 });
+        }
+        match Pattern::parse(&rule.host, &rule.path) {
+            Ok(pattern) => routes.push((pattern, Answer { action: rule.action.clone(), core: rule.core })),
+            Err(source) => errors.push(TableError::Pattern { number, source }),
+        }
+    }
+    match Router::new(routes) {
+        Ok(table) if errors.is_empty() => Ok(table),
+        Ok(_) => Err(errors),
+        Err(more) => {
+            errors.extend(more.into_iter().map(TableError::Routes));
+            Err(errors)
+        }
+    }
+}
+
+/// The responder of one core.
+pub struct Responder {
+    index: u16,
+    /// Swapped as a whole when the configuration is read again.
+    table: Arc<ArcSwap<Table>>,
+    hops: Rc<Hops>,
+    shared: Rc<Shared>,
+}
+
+/// What an answer needs of its core while it runs.
+struct Shared {
+    numbers: Arc<CoreNumbers>,
+    limits: Limits,
+    drain: Drain,
+}
+
+impl Responder {
+    /// The responder of core `index`.
+    pub fn new(
+        index: u16,
+        table: Arc<ArcSwap<Table>>,
+        hops: Rc<Hops>,
+        numbers: Arc<CoreNumbers>,
+        limits: Limits,
+        drain: Drain,
+    ) -> Self {
+        Self { index, table, hops, shared: Rc::new(Shared { numbers, limits, drain }) }
+    }
+
+    fn plan(&self, request: Request) -> Plan {
+        let table = self.table.load();
+        let Some(found) = table.find(Some(&request.host), &request.target) else {
+            return Plan::Ready(Reply::problem(Problem::NoRoute));
+        };
+        let answer = found.value();
+        if let Some(core) = answer.core.filter(|core| *core != self.index) {
+            return Plan::Hop(core, request);
+        }
+        match &answer.action {
+            Action::Respond { status, body, headers } => Plan::Ready(fixed(*status, body.clone(), headers)),
+            Action::Echo => Plan::Ready(echo(request)),
+            Action::Stream { bytes } => Plan::Ready(streamed(*bytes)),
+            Action::Delay { time, body } => Plan::Later(*time, body.clone()),
+            Action::WebSocket => Plan::Ready(self.shake_hands(&request)),
+        }
+    }
+
+    /// Accepts a WebSocket: `Upgrade` on HTTP/1.1, extended CONNECT on HTTP/2.
+    fn shake_hands(&self, request: &Request) -> Reply {
+        let mut reply = match self.judge(request) {
+            Ok(reply) => reply,
+            Err(error) => {
+                let mut reply = Reply::problem(Problem::from_status(error.status()));
+                reply.headers.extend(error.response_headers());
+                return reply;
+            }
+        };
+        self.shared.numbers.websockets.add(1);
+        let shared = Rc::clone(&self.shared);
+        let upgrade: OnUpgrade = Box::new(move |tunnel| Box::pin(echo_messages(tunnel, shared)));
+        reply.upgrade = Some(upgrade);
+        reply
+    }
+
+    fn judge(&self, request: &Request) -> Result<Reply, websocket::HandshakeError> {
+        if request.version == Version::HTTP_2 {
+            let protocol = request.upgrade.map(|UpgradeWish::WebSocket| websocket::PROTOCOL);
+            websocket::check_connect(&request.method, protocol, &request.headers)?;
+            return Ok(Reply::new(StatusCode::OK, ""));
+        }
+        let key = websocket::check_upgrade(&request.method, &request.headers)?;
+        let mut reply = Reply::new(StatusCode::SWITCHING_PROTOCOLS, "");
+        reply.headers.extend(key.response_headers());
+        Ok(reply)
+    }
+}
+
+enum Plan {
+    Ready(Reply),
+    Later(Duration, Bytes),
+    Hop(u16, Request),
+}
+
+impl Service for Responder {
+    fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
+        let plan = self.plan(request);
+        let hops = Rc::clone(&self.hops);
+        async move {
+            match plan {
+                Plan::Ready(reply) => reply,
+                Plan::Later(time, body) => {
+                    berth_runtime::sleep(time).await;
+                    Reply::new(StatusCode::OK, body)
+                }
+                Plan::Hop(core, request) => match hops.ask(core, &request).await {
+                    Ok(reply) => reply,
+                    Err(HopFailed::Full) => Reply::problem(Problem::Overload),
+                    Err(HopFailed::NoSuchCore | HopFailed::Garbled) => Reply::problem(Problem::Internal),
+                },
+            }
+        }
+    }
+}
+
+fn fixed(status: StatusCode, body: Bytes, headers: &HeaderMap) -> Reply {
+    let mut reply = Reply::new(status, body);
+    reply.headers = headers.clone();
+    reply
+}
+
+fn echo(request: Request) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK, "");
+    if let Some(kind) = request.headers.get(header::CONTENT_TYPE) {
+        reply.headers.insert(header::CONTENT_TYPE, kind.clone());
+    }
+    if request.method != Method::HEAD {
+        reply.body = Body::stream(request.body);
+    }
+    reply
+}
+
+fn streamed(bytes: u64) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK, "");
+    reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    reply.body = Body::stream(Repeated::new(bytes));
+    reply
+}
+
+/// Echoes messages until the client closes, breaks a limit, falls silent or the node drains.
+async fn echo_messages(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
+    let limits = &shared.limits.websocket;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(limits.message_bytes))
+        .max_frame_size(Some(limits.frame_bytes))
+        .read_buffer_size(8 * 1024)
+        .write_buffer_size(0)
+        // One echo waits at most: more would be read before the client takes what it asked for.
+        .max_write_buffer_size(limits.message_bytes + 16 * 1024);
+    let mut socket = WebSocketStream::from_raw_socket(tunnel, Role::Server, Some(config)).await;
+    let draining = shared.drain.listen();
+    let mut silence = Silence::None;
+    loop {
+        let next = berth_runtime::timeout(shared.limits.idle_timeout, draining.or(socket.next()));
+        let outcome = match next.await {
+            Ok(Some(Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))))) => {
+                silence = Silence::None;
+                socket.send(message).await
+            }
+            Ok(Some(Some(Ok(_)))) => {
+                silence = Silence::None; // Pings and closes are answered by the library.
+                socket.flush().await
+            }
+            Ok(Some(Some(Err(error)))) => {
+                if matches!(error, WebSocketError::Capacity(_)) {
+                    shared.numbers.limit_websocket_bytes.add(1);
+                    close(&mut socket, CloseCode::Size, &shared).await;
+                }
+                return;
+            }
+            Ok(Some(None)) => return,
+            Ok(None) => return close(&mut socket, CloseCode::Away, &shared).await,
+            Err(_) if silence == Silence::Pinged => {
+                shared.numbers.limit_idle_timeout.add(1);
+                return close(&mut socket, CloseCode::Away, &shared).await;
+            }
+            Err(_) => {
+                silence = Silence::Pinged;
+                socket.send(Message::Ping(Bytes::new())).await
+            }
+        };
+        if outcome.is_err() {
+            return;
+        }
+    }
+}
+
+/// Whether a silent client has been asked if it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    None,
+    Pinged,
+}
+
+async fn close(socket: &mut WebSocketStream<Box<dyn Tunnel>>, code: CloseCode, shared: &Shared) {
+    let frame = CloseFrame { code, reason: "".into() };
+    let _ = berth_runtime::timeout(shared.limits.send_timeout, async {
+        let _ = socket.close(Some(frame)).await;
+        while let Some(Ok(_)) = socket.next().await {}
+    })
+    .await;
+}

@@ -1,0 +1,140 @@
+//! What a core of the node counts above its runtime: connections, requests, limits, hops.
+//!
+//! One writer each, the core; see `berth_runtime::stats`. The doc comments are the help texts of
+//! `/metrics` and of docs/METRICS.md.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use berth_runtime::stats;
+
+stats! {
+    /// The numbers of one core above its runtime.
+    pub struct CoreNumbers {
+        /// Connections accepted.
+        Counter connections_accepted;
+        /// Connections open.
+        Gauge connections_open;
+        /// Connections refused because limits.connections was reached.
+        Counter limit_connections;
+        /// Connections refused because limits.connections_per_address was reached.
+        Counter limit_connections_per_address;
+        /// Connections refused because limits.handshakes was reached.
+        Counter limit_handshakes;
+        /// TLS handshakes finished.
+        Counter tls_handshakes;
+        /// TLS handshakes that resumed a session.
+        Counter tls_resumptions;
+        /// TLS handshakes that failed.
+        Counter tls_handshake_failures;
+        /// Connections cut because the TLS handshake or PROXY header took longer than limits.handshake_timeout.
+        Counter limit_handshake_timeout;
+        /// Connections refused because of a missing, malformed or untrusted PROXY header.
+        Counter proxy_header_failures;
+        /// HTTP/1.1 connections.
+        Counter http1_connections;
+        /// HTTP/2 connections.
+        Counter http2_connections;
+        /// Requests answered, all versions.
+        Counter requests;
+        /// Requests over HTTP/2.
+        Counter requests_http2;
+        /// Replies with a status of 4xx.
+        Counter replies_4xx;
+        /// Replies with a status of 5xx.
+        Counter replies_5xx;
+        /// Requests refused as malformed or ambiguous (400).
+        Counter requests_malformed;
+        /// Requests refused because the head was larger than limits.header_bytes (431, 414).
+        Counter limit_header_bytes;
+        /// Requests refused because of more headers than limits.header_count (431).
+        Counter limit_header_count;
+        /// Requests refused or cut because of a body above limits.body_bytes (413).
+        Counter limit_body_bytes;
+        /// Connections cut because a request head took longer than limits.header_timeout.
+        Counter limit_header_timeout;
+        /// Requests cut because no byte of the body came for limits.body_timeout.
+        Counter limit_body_timeout;
+        /// Connections cut because the client took no byte of a reply for limits.send_timeout.
+        Counter limit_send_timeout;
+        /// Connections closed because no request came for limits.idle_timeout.
+        Counter limit_idle_timeout;
+        /// HTTP/2 connections ended for too many RST_STREAM (limits.http2.resets).
+        Counter limit_http2_resets;
+        /// HTTP/2 connections ended for too many SETTINGS (limits.http2.settings).
+        Counter limit_http2_settings;
+        /// HTTP/2 connections ended for too many PING (limits.http2.pings).
+        Counter limit_http2_pings;
+        /// HTTP/2 connections ended for too many PRIORITY or unknown frames (limits.http2.priorities).
+        Counter limit_http2_priorities;
+        /// HTTP/2 connections ended for too many WINDOW_UPDATE (limits.http2.window_updates).
+        Counter limit_http2_window_updates;
+        /// HTTP/2 connections ended for too many empty frames (limits.http2.empty_frames).
+        Counter limit_http2_empty_frames;
+        /// HTTP/2 connections ended for too many CONTINUATION frames or bytes of one header block.
+        Counter limit_http2_continuations;
+        /// HTTP/2 connections ended by a protocol error.
+        Counter http2_protocol_errors;
+        /// Upgrades to WebSocket.
+        Counter websockets;
+        /// WebSockets ended because a message or frame was larger than its limit.
+        Counter limit_websocket_bytes;
+        /// Requests handed to another core through the mailbox.
+        Counter hops_out;
+        /// Requests taken from another core.
+        Counter hops_in;
+        /// Requests answered with 503 because the mailbox to their core was full.
+        Counter hops_shed;
+    }
+}
+
+/// Upper bounds of the latency buckets in microseconds: powers of two from 32 µs to 16 s, which
+/// keeps any quantile within a factor of two at the cost of twenty numbers.
+pub const LATENCY_BOUNDS_US: [u64; 20] = {
+    let mut bounds = [0; 20];
+    let mut i = 0;
+    while i < bounds.len() {
+        bounds[i] = 32 << i;
+        i += 1;
+    }
+    bounds
+};
+
+/// How long requests took on a core, from the first byte of the head to the last of the reply.
+#[derive(Debug, Default)]
+pub struct Latencies {
+    buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Latencies {
+    /// Counts one request. Called by the owning core only.
+    pub fn record(&self, elapsed: std::time::Duration) {
+        let us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let bucket = &self.buckets[LATENCY_BOUNDS_US.partition_point(|bound| *bound < us)];
+        bucket.store(bucket.load(Relaxed) + 1, Relaxed);
+        self.sum_us.store(self.sum_us.load(Relaxed).wrapping_add(us), Relaxed);
+    }
+
+    /// The counts of the buckets, the last one being "longer", and the sum in microseconds.
+    pub fn read(&self) -> ([u64; LATENCY_BOUNDS_US.len() + 1], u64) {
+        (std::array::from_fn(|i| self.buckets[i].load(Relaxed)), self.sum_us.load(Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_latency_lands_in_the_first_bucket_that_holds_it() {
+        let latencies = Latencies::default();
+        for us in [0, 32, 33, 64, 20_000_000] {
+            latencies.record(Duration::from_micros(us));
+        }
+        let (buckets, sum) = latencies.read();
+        assert_eq!((buckets[0], buckets[1], buckets[LATENCY_BOUNDS_US.len()]), (2, 2, 1));
+        assert_eq!(sum, 20_000_129);
+    }
+}

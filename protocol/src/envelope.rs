@@ -1,0 +1,63 @@
+//! Messages between cores, and later between processes and nodes.
+//!
+//! An envelope is plain data: no reference count of one core, no closure, no descriptor. So the one
+//! type can cross a lane between two cores today and a socket between two nodes tomorrow.
+
+use bytes::Bytes;
+
+/// Names a question of one core, so that its reply finds who asked. Chosen by the asker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);
+
+/// What travels between cores.
+#[derive(Debug)]
+pub enum Envelope {
+    /// Answer this request and send the reply back.
+    Request(Box<RequestEnvelope>),
+    /// The reply to an earlier request of the receiver.
+    Reply(Box<ReplyEnvelope>),
+}
+
+/// A request for another core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestEnvelope {
+    /// What the reply must carry.
+    pub ticket: Ticket,
+    /// The method.
+    pub method: Bytes,
+    /// The host in normal form.
+    pub host: Bytes,
+    /// The request target, unchanged.
+    pub target: Bytes,
+    /// Header names and values, unchanged.
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// How many hops the request has made, this one included.
+    pub hops: u8,
+}
+
+/// The answer to a [`RequestEnvelope`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyEnvelope {
+    /// The ticket of the request.
+    pub ticket: Ticket,
+    /// The status.
+    pub status: u16,
+    /// Header names and values.
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// The whole body: only replies with a known, bounded body cross cores so far.
+    pub body: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crosses_threads<T: Send + 'static>() {}
+
+    #[test]
+    fn an_envelope_may_cross_threads_and_fits_a_lane_slot() {
+        crosses_threads::<Envelope>();
+        // A lane holds thousands of slots; the payload of an envelope is boxed to keep them small.
+        assert!(size_of::<Envelope>() <= 16);
+    }
+}
