@@ -1,1 +1,5 @@
 //! End-to-end tests.
+
+mod skip;
+
+pub use skip::skip;

@@ -1,0 +1,96 @@
+//! `cargo xtask demo`: a node on this machine, in one command.
+//!
+//! Builds `berth` in release mode, starts `berth dev` on an empty state folder, and shows how to
+//! talk to it until Ctrl-C. With `--smoke` it makes the same requests itself, checks the answers,
+//! stops the node and exits 0 or 1.
+
+mod node;
+mod smoke;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::demo::node::Node;
+use crate::shell::{self, Failure};
+use crate::workspace::Workspace;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Make the requests, check the answers, and stop
+    #[arg(long)]
+    smoke: bool,
+}
+
+/// How often we look whether somebody pressed Ctrl-C or the node ended. Short enough not to be felt.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What a demo of the whole product would also show, and why this one does not.
+const LEFT_OUT: &[&str] = &[
+    "HTTP/3: QUIC is not built yet",
+    "XDP and reuseport steering in network namespaces: not built yet",
+    "workers and objects: the WebAssembly host is not built yet",
+];
+
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Failure> {
+    // Caught from the start, so that the node never outlives us, not even while it comes up.
+    let stop = catch_signals()?;
+    smoke::provide_client()?;
+    shell::run(workspace.cargo(["build", "--release", "--package", "berth-cli", "--bin", "berth"]))?;
+    let mut node = Node::start(workspace)?;
+    node.wait_until_ready(&stop)?;
+    if arguments.smoke {
+        smoke::run(&mut node)?;
+        left_out();
+        return Ok(());
+    }
+    introduce(&node);
+    wait_for_the_end(&mut node, &stop)
+}
+
+fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // A second Ctrl-C ends us at once, whatever the node does.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|error| Failure::new(format!("cannot catch signal {signal}: {error}")))?;
+    }
+    Ok(stop)
+}
+
+fn introduce(node: &Node) {
+    let (plain, tls, admin) = (&node.plain, &node.tls, &node.admin);
+    println!(
+        "\nBerth runs. Try, in another terminal:\n\
+         \n  HTTP/1.1             curl -i http://{plain}/\
+         \n  HTTP/2, clear text   curl -i --http2-prior-knowledge http://{plain}/\
+         \n  HTTP/2 over TLS      curl -i --insecure https://{tls}/\
+         \n  echo a body          curl --data-binary 'ahoy' http://{plain}/echo\
+         \n  stream a body        curl --output /dev/null http://{plain}/stream/1\
+         \n  what it counts       curl http://{admin}/metrics\n\
+         \nThe certificate is self-made, hence --insecure.\n"
+    );
+    left_out();
+    println!("Ctrl-C stops it.");
+}
+
+fn left_out() {
+    println!("Left out of this demo:");
+    for what in LEFT_OUT {
+        println!("  {what}");
+    }
+}
+
+fn wait_for_the_end(node: &mut Node, stop: &AtomicBool) -> Result<(), Failure> {
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(status) = node.ended()? {
+            return Err(Failure::new(format!("berth ended by itself: {status}; its own words are above")));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    println!("\nStopping.");
+    node.stop()
+}

@@ -1,0 +1,171 @@
+//! The kinds of tests, in the order in which they run. A new kind is a new entry in [`STEPS`].
+
+use std::process::Command;
+
+use crate::debian::{self, CURL, Need};
+use crate::shell::{self, Failure};
+use crate::step::Step;
+use crate::test::counts::Counts;
+use crate::test::nextest::{self, Selection};
+use crate::test::{Context, Scale, libtest};
+use crate::tools;
+
+/// Cheap and telling ones first.
+pub(super) const STEPS: &[Step<Context, Result<Counts, Failure>>] = &[
+    Step { name: "workspace", why: "units, properties and models of every crate", run: workspace },
+    Step {
+        name: "corpora",
+        why: "every input that a fuzzer ever found interesting, once more",
+        run: corpora,
+    },
+    Step { name: "doc", why: "the examples in the documentation work", run: doc },
+    Step { name: "loom", why: "the mailbox under every order of its atomic steps", run: loom },
+    Step { name: "miri", why: "undefined behaviour in the crates that Miri can run", run: miri },
+    Step { name: "end-to-end", why: "the program with clients that we did not write", run: end_to_end },
+];
+
+/// Crates whose tests make no system call that Miri does not know, and in which undefined
+/// behaviour could hide or whose no_std promise is worth a second compiler.
+const MIRI_CRATES: &[&str] = &["berth-mailbox", "berth-protocol", "berth-steer"];
+
+/// The programs of the end-to-end tests. Each is a client or a tool that we did not write.
+const END_TO_END_NEEDS: &[Need] = &[
+    CURL,
+    Need { program: "nghttp", probe: &["--version"], package: "nghttp2-client", used_for: "HTTP/2 frames" },
+    Need { program: "h2load", probe: &["--version"], package: "nghttp2-client", used_for: "HTTP/2 load" },
+    Need { program: "chromium", probe: &["--version"], package: "chromium", used_for: "a real browser" },
+    Need { program: "ip", probe: &["-Version"], package: "iproute2", used_for: "network namespaces" },
+    Need { program: "python3", probe: &["--version"], package: "python3", used_for: "the WebSocket client" },
+    Need {
+        program: "python3",
+        probe: &["-c", "import ensurepip"],
+        package: "python3-venv",
+        used_for: "the WebSocket client's own folder",
+    },
+];
+
+fn workspace(context: &Context) -> Result<Counts, Failure> {
+    nextest::run(
+        context,
+        &Selection {
+            name: "workspace",
+            filter: "not package(berth-tests)",
+            targets: &["--workspace", "--exclude", "berth-tests", "--tests"],
+            leave_out: None,
+        },
+    )
+}
+
+fn corpora(context: &Context) -> Result<Counts, Failure> {
+    nextest::run(
+        context,
+        &Selection {
+            name: "corpora",
+            filter: "package(berth-tests) and binary(corpora)",
+            targets: &["--package", "berth-tests", "--test", "corpora"],
+            leave_out: None,
+        },
+    )
+}
+
+fn doc(context: &Context) -> Result<Counts, Failure> {
+    libtest::count("doc tests", context.workspace.cargo(["test", "--doc", "--workspace", "--no-fail-fast"]))
+}
+
+/// loom replaces the atomics of the mailbox, so it is a build of its own, in its own folder.
+/// Optimised, because loom runs each test thousands of times.
+fn loom(context: &Context) -> Result<Counts, Failure> {
+    let mut command = context.workspace.cargo(["test", "--package", "berth-mailbox", "--lib", "--tests"]);
+    command
+        .args(["--no-fail-fast", "--", "loom"])
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", context.workspace.target("loom"))
+        .env("CARGO_PROFILE_TEST_OPT_LEVEL", "2");
+    if context.scale == Scale::Quick {
+        // Three forced switches find nearly every ordering mistake; all of them take hours.
+        command.env("LOOM_MAX_PREEMPTIONS", "3");
+    }
+    let counts = libtest::count("loom", command)?;
+    Ok(or_skip(counts, "loom", "berth-mailbox has no test with `loom` in its name"))
+}
+
+fn miri(context: &Context) -> Result<Counts, Failure> {
+    if !tools::has_miri() {
+        let how = tools::HOW_TO_INSTALL_MIRI;
+        return Ok(Counts::skipped("miri", format!("Miri is not installed; {how} brings it")));
+    }
+    let mut command = context.workspace.cargo(["+nightly", "miri", "test", "--lib", "--no-fail-fast"]);
+    for package in MIRI_CRATES {
+        command.args(["--package", package]);
+    }
+    command
+        .env("CARGO_TARGET_DIR", context.workspace.target("miri"))
+        // Miri is a hundred times slower; a few cases still walk every line.
+        .env("PROPTEST_CASES", "4")
+        // Property tests read a seed from the system, and the failure file from the disk.
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    let counts = libtest::count("miri", command)?;
+    Ok(or_skip(counts, "miri", "the crates that Miri can run have no unit test"))
+}
+
+/// A step that found no test at all did not pass: it says so.
+fn or_skip(counts: Counts, step: &str, reason: &str) -> Counts {
+    if counts == Counts::default() { Counts::skipped(step, reason) } else { counts }
+}
+
+/// Tests that miss their client skip themselves; here is said why the client is missing.
+fn end_to_end(context: &Context) -> Result<Counts, Failure> {
+    for missing in debian::provide(END_TO_END_NEEDS) {
+        let Need { program, used_for, .. } = missing.need;
+        println!("{program} ({used_for}) is not here, its tests skip themselves: {}", missing.reason);
+    }
+    if let Err(failure) = provide_websocket_client(context) {
+        println!("no WebSocket client, its tests skip themselves: {failure}");
+    }
+    shell::run(context.workspace.cargo(["build", "--workspace", "--bin", "berth"]))?;
+    nextest::run(
+        context,
+        &Selection {
+            name: "end to end",
+            filter: "package(berth-tests) and not binary(corpora)",
+            targets: &["--package", "berth-tests", "--tests"],
+            leave_out: Some("corpus_of_"),
+        },
+    )
+}
+
+/// Python's `websockets`, in a folder of its own below the target folder.
+fn provide_websocket_client(context: &Context) -> Result<(), Failure> {
+    let folder = context.workspace.target("test-python");
+    let python = folder.join("bin/python3");
+    let has_websockets = || shell::succeeds(&python.to_string_lossy(), ["-c", "import websockets"]);
+    if has_websockets() {
+        return Ok(());
+    }
+    let mut create = Command::new("python3");
+    create.args(["-m", "venv"]).arg(&folder);
+    shell::run(create)?;
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "websockets"]);
+    shell::run(install)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_names_are_unique() {
+        let mut names: Vec<&str> = STEPS.iter().map(|entry| entry.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STEPS.len());
+    }
+
+    #[test]
+    fn a_step_without_tests_is_a_skip_and_not_a_success() {
+        assert_eq!(or_skip(Counts::default(), "loom", "none").skipped.len(), 1);
+        let some = Counts { passed: 1, ..Counts::default() };
+        assert_eq!(or_skip(some, "loom", "none").passed, 1);
+    }
+}
