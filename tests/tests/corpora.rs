@@ -1,10 +1,10 @@
-//! Every input that a fuzzer found interesting, fed once more to the same functions.
+//! Every seed, and every input that a fuzzer found interesting, fed to the same functions once more.
 //!
 //! `cargo xtask fuzz` needs a nightly compiler and minutes; this needs neither, so that a parser
 //! which breaks on a known input fails the ordinary tests. Each test is one fuzz target.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn corpus_of_config() {
@@ -27,21 +27,29 @@ fn corpus_of_proxy_protocol() {
 }
 
 #[test]
+fn corpus_of_router() {
+    replay("router", berth_dataplane::router::fuzz_logic);
+}
+
+#[test]
 fn corpus_of_target() {
     replay("target", berth_dataplane::http::target::fuzz_logic);
 }
 
-/// Feeds each file of a corpus to the target. The name of the file is printed first, so that the
-/// captured output of a failing test ends with the input that broke it.
+/// Feeds each seed and each file of the corpus to the target. The name of the file is printed
+/// first, so that the captured output of a failing test ends with the input that broke it.
 fn replay(target: &str, fuzz_logic: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let files = fs::read_dir(&corpus).expect("each fuzz target has a corpus folder");
-    let mut count = 0;
-    for file in files {
-        let path = file.expect("the folder can be read").path();
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let seeds = files(&fuzz.join("seeds").join(target));
+    assert!(!seeds.is_empty(), "{target} has no seeds: a replay of nothing proves nothing");
+    for path in seeds.iter().chain(&files(&fuzz.join("corpus").join(target))) {
         println!("{}", path.display());
-        fuzz_logic(&fs::read(&path).expect("the file can be read"));
-        count += 1;
+        fuzz_logic(&fs::read(path).expect("the file can be read"));
     }
-    assert!(count > 0, "the corpus of {target} is empty: a replay of nothing proves nothing");
+}
+
+/// The files of a folder; none if there is no folder, because a target without a corpus is new.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.expect("the folder can be read").path()).collect()
 }

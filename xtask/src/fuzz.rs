@@ -2,8 +2,12 @@
 //!
 //! The targets live in `fuzz/`, a workspace of their own, because they need a nightly compiler.
 //! Each calls one function of a crate; `cargo xtask test` feeds the same functions with the
-//! committed corpora on the stable compiler. After a run the corpus is reduced to inputs that
-//! reach something new, so that what is committed stays small.
+//! committed inputs on the stable compiler.
+//!
+//! Inputs live in two places. `fuzz/seeds/<target>/` is written by people: one file with a telling
+//! name for each idea, and every input that once broke something; nothing ever removes one.
+//! `fuzz/corpus/<target>/` is written by the fuzzer, and reduced after each run to inputs that reach
+//! something new, so that what is committed stays small.
 
 use std::fs;
 use std::path::Path;
@@ -67,7 +71,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Fa
         return Ok(());
     }
     Err(Failure::new(format!(
-        "found an input that breaks: {}; the inputs are in fuzz/artifacts/. Repair the parser, then add the input to fuzz/corpus/",
+        "found an input that breaks: {}; the inputs are in fuzz/artifacts/. Repair the parser, then keep the input in fuzz/seeds/ under a telling name",
         crashed.join(", ")
     )))
 }
@@ -102,7 +106,9 @@ fn fuzz(workspace: &Workspace, target: &str, minutes: u64) -> Result<(Coverage, 
     let corpus = workspace.path(&format!("fuzz/corpus/{target}"));
     fs::create_dir_all(&corpus)
         .map_err(|error| Failure::new(format!("cannot make {}: {error}", corpus.display())))?;
-    let mut command = workspace.cargo(["+nightly", "fuzz", "run", target, "--"]);
+    let mut command = workspace.cargo(["+nightly", "fuzz", "run", target]);
+    // libFuzzer reads all folders and writes to the first.
+    command.args([format!("fuzz/corpus/{target}"), format!("fuzz/seeds/{target}"), "--".to_owned()]);
     command.args([
         format!("-max_total_time={}", minutes * 60),
         format!("-timeout={INPUT_SECONDS_MAX}"),

@@ -112,7 +112,7 @@ impl Workspace {
 /// Folders whose files nobody wrote by hand.
 fn is_foreign_folder(name: &str) -> bool {
     let hidden = name.starts_with('.') && ![".ci", ".cargo", ".config"].contains(&name);
-    hidden || ["target", "corpus", "artifacts", "node_modules"].contains(&name)
+    hidden || ["target", "corpus", "seeds", "artifacts", "node_modules"].contains(&name)
 }
 
 fn is_our_text(name: &str) -> bool {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn build_output_and_corpora_are_not_ours() {
-        for folder in ["target", ".git", "corpus", "artifacts"] {
+        for folder in ["target", ".git", "corpus", "seeds", "artifacts"] {
             assert!(is_foreign_folder(folder), "{folder}");
         }
         assert!(!is_foreign_folder("src"));

@@ -48,6 +48,11 @@ impl Counts {
         }
     }
 
+    /// A step that found no test at all did not pass: it says so.
+    pub(super) fn or_skip(self, step: &str, reason: &str) -> Self {
+        if self == Self::default() { Self::skipped(step, reason) } else { self }
+    }
+
     /// Moves tests that passed only because they skipped themselves to the skipped ones.
     pub(super) fn take_back(&mut self, skips: Vec<Skip>) {
         self.passed = self.passed.saturating_sub(skips.len());
@@ -79,6 +84,13 @@ mod tests {
         assert_eq!((counts.failed, counts.broken.len()), (1, 1));
         counts.believe_exit("doc tests", false);
         assert_eq!(counts.failed, 1, "a failure that is known is not counted twice");
+    }
+
+    #[test]
+    fn a_step_without_tests_is_a_skip_and_not_a_success() {
+        assert_eq!(Counts::default().or_skip("loom", "none").skipped.len(), 1);
+        let some = Counts { passed: 1, ..Counts::default() };
+        assert_eq!(some.or_skip("loom", "none").passed, 1);
     }
 
     #[test]

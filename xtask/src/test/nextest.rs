@@ -24,8 +24,8 @@ pub(super) struct Selection {
     pub(super) leave_out: Option<&'static str>,
 }
 
-/// Where `.config/nextest.toml` puts the report, below the target folder.
-const REPORT: &str = "nextest/default/junit.xml";
+/// Where `.config/nextest.toml` puts the report: below the root, wherever the build output goes.
+const REPORT: &str = "target/nextest/default/junit.xml";
 
 /// Runs the selection and counts: passed, failed, ignored by attribute, and skipped by itself.
 pub(super) fn run(context: &Context, selection: &Selection) -> Result<Counts, Failure> {
@@ -35,11 +35,11 @@ pub(super) fn run(context: &Context, selection: &Selection) -> Result<Counts, Fa
         Runner::CargoTest => with_cargo_test(context, selection, &log)?,
     };
     counts.take_back(log.read()?);
-    Ok(counts)
+    Ok(counts.or_skip(selection.name, "there is no such test yet"))
 }
 
 fn with_nextest(context: &Context, selection: &Selection, log: &SkipLog) -> Result<Counts, Failure> {
-    let report = context.workspace.target(REPORT);
+    let report = context.workspace.path(REPORT);
     // A report of an earlier run must not be taken for this one's.
     let _ = fs::remove_file(&report);
     let mut command = context.workspace.cargo(["nextest", "run", "--workspace", "--no-fail-fast"]);
@@ -48,7 +48,13 @@ fn with_nextest(context: &Context, selection: &Selection, log: &SkipLog) -> Resu
         command.args(["--run-ignored", "all"]);
     }
     let succeeded = shell::run(with_environment(command, context, log)).is_ok();
-    let mut counts = fs::read_to_string(&report).map(|xml| read_report(&xml)).unwrap_or_default();
+    let mut counts = match fs::read_to_string(&report).ok().as_deref().and_then(read_report) {
+        Some(counts) => counts,
+        None if succeeded => {
+            return Err(Failure::new(format!("nextest wrote no report that we can read to {REPORT}")));
+        }
+        None => Counts::default(),
+    };
     counts.believe_exit(selection.name, succeeded);
     if succeeded && context.scale == Scale::Quick {
         counts.skipped.extend(ignored(context, selection)?);
@@ -79,13 +85,13 @@ fn with_environment(mut command: Command, context: &Context, log: &SkipLog) -> C
 }
 
 /// The totals in the first element of a JUnit report: `<testsuites tests="3" failures="1" …>`.
-fn read_report(xml: &str) -> Counts {
-    let Some(element) = xml.split_once("<testsuites ").and_then(|(_, rest)| rest.split_once('>')) else {
-        return Counts::default();
-    };
-    let number = |name: &str| attribute(element.0, name).and_then(|value| value.parse().ok()).unwrap_or(0);
-    let failed: usize = number("failures") + number("errors");
-    Counts { passed: number("tests").saturating_sub(failed), failed, ..Counts::default() }
+/// `None` if one of them is missing: what cannot be read must not count as nothing failed.
+fn read_report(xml: &str) -> Option<Counts> {
+    let (_, rest) = xml.split_once("<testsuites ")?;
+    let (element, _) = rest.split_once('>')?;
+    let number = |name: &str| attribute(element, name)?.parse::<usize>().ok();
+    let failed = number("failures")? + number("errors")?;
+    Some(Counts { passed: number("tests")?.checked_sub(failed)?, failed, ..Counts::default() })
 }
 
 fn attribute<'a>(element: &'a str, name: &str) -> Option<&'a str> {
@@ -131,12 +137,16 @@ mod tests {
             "<?xml version=\"1.0\"?>\n<testsuites name=\"nextest-run\" tests=\"7\" failures=\"1\" errors=\"1\" time=\"0.2\">\n\
              <testsuite name=\"a\" tests=\"3\" disabled=\"0\" errors=\"0\" failures=\"1\">",
         );
-        assert_eq!(counts.to_string(), "5 passed, 2 failed, 0 skipped");
+        assert_eq!(counts.unwrap().to_string(), "5 passed, 2 failed, 0 skipped");
     }
 
     #[test]
-    fn a_report_that_is_cut_off_counts_nothing() {
-        assert_eq!(read_report("<?xml version"), Counts::default());
+    fn a_report_that_cannot_be_read_is_not_a_report_of_nothing() {
+        for xml in
+            ["", "<?xml version", "<testsuites tests=\"7\" failures=\"1\">", "<testsuites tests=\"x\" "]
+        {
+            assert_eq!(read_report(xml), None, "{xml}");
+        }
     }
 
     #[test]

@@ -32,12 +32,13 @@ const PURE_CORES: &[&str] = &[
     "protocol/src",
     "ebpf-programs/steer/src",
     "dataplane/src/config",
+    "dataplane/src/connections",
     "dataplane/src/http/h1",
     "dataplane/src/http/h2_meter",
     "dataplane/src/http/target",
+    "dataplane/src/http/websocket",
     "dataplane/src/proxy_protocol",
     "dataplane/src/router",
-    "dataplane/src/shield",
 ];
 
 /// First folders of absolute paths that exist only on somebody's machine.
