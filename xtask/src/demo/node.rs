@@ -62,7 +62,7 @@ impl Node {
             if stop.load(Ordering::Relaxed) {
                 return Err(Failure::new("stopped before the node was ready"));
             }
-            if shell::succeeds("curl", ["--silent", "--fail", "--max-time", "2", &health]) {
+            if shell::succeeds("curl", ["--silent", "--fail", "--noproxy", "*", "--max-time", "2", &health]) {
                 return Ok(());
             }
             if Instant::now() > deadline {
