@@ -2,7 +2,7 @@
 //!
 //! The parser waits until the head is whole, remembering how far it looked, then takes it from the buffer at once.
 //! Target, host and header values are slices of those bytes: nothing is copied but header names that are not
-//! standard.
+//! standard. The price: whoever keeps one of them keeps the whole read buffer, so what outlives the request is copied.
 //!
 //! Invariants:
 //! - nothing is consumed before the head is whole, but empty lines before it;

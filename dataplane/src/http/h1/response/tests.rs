@@ -4,12 +4,12 @@ use super::*;
 
 const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
-fn asked(method: Method, version: Version, persistence: Persistence) -> Asked {
-    Asked::new(&method, version, persistence)
+fn asked(method: &Method, version: Version, persistence: Persistence) -> Asked {
+    Asked::new(method, version, persistence)
 }
 
 fn get() -> Asked {
-    asked(Method::GET, Version::HTTP_11, Persistence::KeepAlive)
+    asked(&Method::GET, Version::HTTP_11, Persistence::KeepAlive)
 }
 
 fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -27,8 +27,8 @@ fn the_body_and_the_connection_by_method_version_and_status() {
     use BodyFraming as B;
     use Persistence::{Close, KeepAlive};
     let (exact, unknown) = (BodySize::Exact(7), BodySize::Unknown);
-    let http = |method| asked(method, Version::HTTP_11, KeepAlive);
-    let old = |persistence| asked(Method::GET, Version::HTTP_10, persistence);
+    let http = |method| asked(&method, Version::HTTP_11, KeepAlive);
+    let old = |persistence| asked(&Method::GET, Version::HTTP_10, persistence);
     let (stay, tunnel) = (Switch::Stay, Switch::Tunnel);
     let table = [
         ("a known size", get(), 200, exact, stay, B::Sized(7), A::KeepAlive),
@@ -72,7 +72,7 @@ fn the_body_and_the_connection_by_method_version_and_status() {
 
 #[test]
 fn the_length_that_a_handler_announces_counts_only_where_no_body_is_sent() {
-    let head = asked(Method::HEAD, Version::HTTP_11, Persistence::KeepAlive);
+    let head = asked(&Method::HEAD, Version::HTTP_11, Persistence::KeepAlive);
     let (none, seven) = (BodySize::Exact(0), map(&[("content-length", "7")]));
     let body = |asked, code, headers: &HeaderMap| {
         ResponseFraming::decide(asked, status(code), headers, none, Switch::Stay).body
@@ -107,7 +107,7 @@ fn encoded(asked: Asked, code: u16, headers: &HeaderMap, size: BodySize, switch:
 
 #[test]
 fn heads_as_they_are_sent() {
-    let old = asked(Method::GET, Version::HTTP_10, Persistence::KeepAlive);
+    let old = asked(&Method::GET, Version::HTTP_10, Persistence::KeepAlive);
     let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
     let exact = BodySize::Exact(1_234_567_890);
     let greedy = map(&[
@@ -227,7 +227,7 @@ proptest! {
             .collect();
         let version = if old { Version::HTTP_10 } else { Version::HTTP_11 };
         let size = bytes.map_or(BodySize::Unknown, BodySize::Exact);
-        let asked = asked(Method::GET, version, Persistence::KeepAlive);
+        let asked = asked(&Method::GET, version, Persistence::KeepAlive);
         let framing = ResponseFraming::decide(asked, status(code), &headers, size, Switch::Stay);
         let mut out = BytesMut::new();
         encode_head(&mut out, status(code), &headers, &framing, DATE);
