@@ -30,7 +30,7 @@ use std::thread;
 use berth_mailbox::{Capacities, Class, CoreId, Doorbell, Endpoint, mesh};
 use crossbeam_queue::ArrayQueue;
 use support::{
-    Message, RECEIVER_CPU, SENDER_CPU, Spread, note_preemptions, pin, quantile, ticks, ticks_per_ns,
+    Message, RECEIVER_CPU, SENDER_CPU, Spread, insist, note_preemptions, pin, quantile, ticks, ticks_per_ns,
     undisturbed, verdict,
 };
 
@@ -40,7 +40,7 @@ const INTERVAL_NS: f64 = 1000.0;
 /// A tenth of a second for each queue in each round: 1,000 samples beyond p99, and a fair chance that nobody
 /// else wants the CPU meanwhile.
 const MESSAGES: usize = 100_000;
-const ROUNDS: usize = 41;
+const ROUNDS: usize = 61;
 
 /// Runs one queue for one round, and returns each message's latency in ticks.
 type Run = fn(&Pace) -> Vec<u64>;
@@ -70,8 +70,7 @@ fn main() {
     let rounds: Vec<Vec<[f64; 3]>> = (0..ROUNDS)
         .map(|round| {
             let mut results = vec![[0.0; 3]; RUNS.len()];
-            for next in 0..RUNS.len() {
-                let at = (next + round) % RUNS.len();
+            for at in shuffled(round) {
                 let (mut latencies, disturbed) = undisturbed(|| RUNS[at].1(&pace));
                 thrown_away += disturbed;
                 latencies.sort_unstable();
@@ -100,6 +99,17 @@ fn main() {
     println!("{:22} {hardest:>22.2}  bar 1.1: {}", "the best peer", verdict(hardest, |ratio| ratio <= 1.1));
 }
 
+/// The order of a round: every queue in a different place and after a different one each time.
+fn shuffled(round: usize) -> [usize; RUNS.len()] {
+    let mut order = std::array::from_fn(|at| at);
+    let mut state = round as u64 + 1;
+    for last in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, (state >> 33) as usize % (last + 1));
+    }
+    order
+}
+
 /// One message per interval on the sender's CPU; the receiver polls on its own.
 fn open_loop(
     pace: &Pace,
@@ -111,6 +121,7 @@ fn open_loop(
     thread::scope(|scope| {
         scope.spawn(|| {
             pin(SENDER_CPU);
+            insist();
             start.wait();
             let first = ticks() as f64;
             for sequence in 0..total {
@@ -126,6 +137,7 @@ fn open_loop(
         });
         let receiving = scope.spawn(|| {
             pin(RECEIVER_CPU);
+            insist();
             let mut latencies = vec![1_u64; total];
             let mut got = 0;
             start.wait();

@@ -26,7 +26,9 @@ use std::time::{Duration, Instant};
 use berth_mailbox::{Capacities, Class, CoreId, Doorbell, Endpoint, Full, Sleep, mesh};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use crossbeam_queue::ArrayQueue;
-use support::{Message, RECEIVER_CPU, SENDER_CPU, Spread, note_preemptions, pin, undisturbed, verdict};
+use support::{
+    Message, RECEIVER_CPU, SENDER_CPU, Spread, insist, note_preemptions, pin, undisturbed, verdict,
+};
 
 /// The same room for every queue.
 const CAPACITY: usize = 1024;
@@ -130,6 +132,7 @@ fn between<S: Send, R: Send>(
     thread::scope(|scope| {
         let receiving = scope.spawn(|| {
             pin(RECEIVER_CPU);
+            insist();
             start.wait();
             black_box(receiver());
             let ended = Instant::now();
@@ -138,6 +141,7 @@ fn between<S: Send, R: Send>(
         });
         let sending = scope.spawn(|| {
             pin(SENDER_CPU);
+            insist();
             start.wait();
             let started = Instant::now();
             black_box(sender());

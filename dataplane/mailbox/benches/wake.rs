@@ -31,7 +31,8 @@ use std::{io, ptr, thread};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use support::{
-    RECEIVER_CPU, SENDER_CPU, Spread, note_preemptions, pin, quantile, ticks, ticks_per_ns, undisturbed,
+    RECEIVER_CPU, SENDER_CPU, Spread, insist, note_preemptions, pin, quantile, ticks, ticks_per_ns,
+    undisturbed,
 };
 
 /// Long enough for the sleeper's CPU to be idle.
@@ -103,6 +104,7 @@ fn measure(kind: &Kind, per_ns: f64) -> (Vec<u64>, Vec<u64>) {
     thread::scope(|scope| {
         scope.spawn(move || {
             pin(RECEIVER_CPU);
+            insist();
             let (mut sleeper, address) = (kind.sleeper)();
             say.send(address).expect("the other side listens");
             for wake in 1..=WAKES {
@@ -113,6 +115,7 @@ fn measure(kind: &Kind, per_ns: f64) -> (Vec<u64>, Vec<u64>) {
         });
         let ringing = scope.spawn(move || {
             pin(SENDER_CPU);
+            insist();
             let mut ring = (kind.ringer)(hear.recv().expect("the sleeper has set up"));
             let figures = (1..=WAKES).map(|wake| one_wake(wake, pause, waiting, woke_at, &mut ring)).unzip();
             note_preemptions();

@@ -212,6 +212,7 @@ pub(crate) enum Planted {
 
 #[cfg(loom)]
 impl Shared {
+    #[cfg(test)]
     pub(crate) fn with_planted(cores: usize, planted: Planted) -> Self {
         Self { planted, ..Self::new(cores) }
     }
