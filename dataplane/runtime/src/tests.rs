@@ -82,6 +82,36 @@ fn a_connection_is_accepted_and_echoes_until_the_peer_ends() {
 }
 
 #[test]
+fn the_end_is_seen_when_it_came_together_with_the_last_bytes() {
+    on_both(|| async {
+        for pause in [false, true] {
+            let (mut near, mut far) = tcp_pair();
+            std::io::Write::write_all(&mut near, b"last").unwrap();
+            near.shutdown(std::net::Shutdown::Write).unwrap();
+            if pause {
+                sleep(Duration::from_millis(2)).await; // Both are there before the first read.
+            }
+            let mut back = [0; 100];
+            assert_eq!(far.read(&mut back).await.unwrap(), 4);
+            assert_eq!(far.read(&mut back).await.unwrap(), 0);
+        }
+    });
+}
+
+#[test]
+fn bytes_that_come_later_are_read_after_a_short_read() {
+    on_both(|| async {
+        let (mut near, mut far) = tcp_pair();
+        let mut back = [0; 100];
+        for round in 0..100u8 {
+            std::io::Write::write_all(&mut near, &[round; 3]).unwrap();
+            far.read_exact(&mut back[..3]).await.unwrap();
+            assert_eq!(back[..3], [round; 3]);
+        }
+    });
+}
+
+#[test]
 fn a_reset_is_an_error_and_not_a_hang() {
     on_both(|| async {
         let (near, mut far) = tcp_pair();

@@ -31,6 +31,10 @@ const EVENTS: usize = 256;
 struct Waiting {
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// A short read took all that was there; the next edge says that there is more.
+    drained: bool,
+    /// The peer closed its side, or the socket failed: no further edge is certain to come.
+    ended: bool,
 }
 
 /// Which side of a socket.
@@ -93,6 +97,8 @@ impl Epoll {
         let failed = events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
         let (mut reader, mut writer) = (None, None);
         if let Some(waiting) = self.waiting.borrow_mut().get_mut(key as usize) {
+            waiting.drained = false;
+            waiting.ended |= failed || events & libc::EPOLLRDHUP as u32 != 0;
             if failed || events & (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 != 0 {
                 reader = waiting.reader.take();
             }
@@ -141,32 +147,45 @@ impl Watched {
         self.fd.as_raw_fd()
     }
 
-    /// Tries `call`; keeps the waker when it would block. The waker is kept *before* the call is
-    /// tried again, so that an edge in between is not lost.
+    /// Tries `call`; keeps the waker when it would block. No edge is lost in between: edges are
+    /// taken by [`Epoll::turn`], on this thread and after this.
     fn attempt<T>(
         &self,
         side: Side,
         cx: &mut Context<'_>,
         mut call: impl FnMut(RawFd) -> io::Result<T>,
     ) -> std::task::Poll<io::Result<T>> {
-        let mut registered = false;
         loop {
             match call(self.fd()) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(side, cx);
+                    return std::task::Poll::Pending;
+                }
                 outcome => return std::task::Poll::Ready(outcome),
             }
-            if std::mem::replace(&mut registered, true) {
-                return std::task::Poll::Pending;
-            }
-            let mut waiting = self.epoll.waiting.borrow_mut();
-            let waiting = &mut waiting[self.key];
-            let slot = match side {
-                Side::Read => &mut waiting.reader,
-                Side::Write => &mut waiting.writer,
-            };
-            *slot = Some(cx.waker().clone());
         }
+    }
+
+    fn wait(&self, side: Side, cx: &Context<'_>) {
+        let mut waiting = self.epoll.waiting.borrow_mut();
+        let waiting = &mut waiting[self.key];
+        let slot = match side {
+            Side::Read => &mut waiting.reader,
+            Side::Write => &mut waiting.writer,
+        };
+        *slot = Some(cx.waker().clone());
+    }
+
+    /// Whether a read is pointless until the next edge.
+    fn is_drained(&self) -> bool {
+        self.epoll.waiting.borrow()[self.key].drained
+    }
+
+    /// A read of a stream returned less than it asked for.
+    fn short_read(&self) {
+        let waiting = &mut self.epoll.waiting.borrow_mut()[self.key];
+        waiting.drained = !waiting.ended;
     }
 }
 

@@ -59,6 +59,11 @@ impl EpollStream {
     }
 
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.0.is_drained() {
+            self.0.wait(Side::Read, cx);
+            return Poll::Pending;
+        }
+        let asked = into.remaining();
         self.0.attempt(Side::Read, cx, |fd| {
             // SAFETY: the kernel writes at most the unfilled length into the unfilled part.
             let count = checked(unsafe {
@@ -68,6 +73,9 @@ impl EpollStream {
             // SAFETY: the kernel just initialised `count` bytes of the unfilled part.
             unsafe { into.assume_init(count) };
             into.advance(count);
+            if (1..asked).contains(&count) {
+                self.0.short_read();
+            }
             Ok(())
         })
     }
