@@ -6,20 +6,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use berth_runtime::{TcpListener, TcpStream, spawn, timeout};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Cidr;
 use crate::connections::{Admission, Connections, Refused};
 use crate::drain::{Drain, Draining};
-use crate::http::message::{Peer, Security, Service};
+use crate::http::message::{Peer, Security, Service, Tunnel};
 use crate::http::prefixed::Prefixed;
 use crate::http::{Core, h1, h2};
 use crate::proxy_protocol::{self, Parsed};
@@ -79,10 +80,11 @@ fn receive<S: Service>(stream: TcpStream, door: &Rc<Door>, house: &Rc<House<S>>)
     let (Ok(client), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
         return; // Gone already.
     };
-    let proxied = door.proxy_from.iter().any(|range| range.contains(client.ip()));
+    let trusted = door.proxy_from.iter().any(|range| range.contains(client.ip()));
+    let proxied = if trusted { Proxied::Yes } else { Proxied::No };
     let admitted = match proxied {
-        true => house.connections.admit_proxied(),
-        false => house.connections.admit(client.ip()),
+        Proxied::Yes => house.connections.admit_proxied(),
+        Proxied::No => house.connections.admit(client.ip()),
     };
     let admission = match admitted {
         Ok(admission) => admission,
@@ -102,9 +104,10 @@ fn receive<S: Service>(stream: TcpStream, door: &Rc<Door>, house: &Rc<House<S>>)
     spawn(async move {
         let _open = open;
         let visit = Visit { door, house, draining, admission };
-        match proxied {
-            true => visit.behind_proxy(stream, peer).await,
-            false => visit.enter(stream, Bytes::new(), peer).await,
+        // What it takes to come in is boxed and freed before the connection is served: an idle
+        // connection keeps only what serving it needs.
+        if let Some(serving) = Box::pin(visit.come_in(stream, peer, proxied)).await {
+            serving.await;
         }
     });
 }
@@ -128,7 +131,7 @@ impl<S> Drop for Open<S> {
     }
 }
 
-/// One connection on its way in.
+/// One connection on its way in, and then as long as it is served.
 struct Visit<S> {
     door: Rc<Door>,
     house: Rc<House<S>>,
@@ -136,60 +139,102 @@ struct Visit<S> {
     admission: Admission,
 }
 
+/// An HTTP connection, ready to be served to its end.
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Whether a peer must begin with a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proxied {
+    Yes,
+    No,
+}
+
 impl<S: Service> Visit<S> {
-    /// Reads the PROXY header that a trusted peer must send, then goes on as the client it names.
-    async fn behind_proxy(mut self, mut stream: TcpStream, mut peer: Peer) {
-        let limits = &self.house.core.limits;
-        let mut bytes = BytesMut::with_capacity(256);
-        let header = timeout(limits.handshake_timeout, read_proxy_header(&mut stream, &mut bytes)).await;
+    /// From the accepted socket to an HTTP connection; `None` when it was refused or went away.
+    async fn come_in(mut self, mut stream: TcpStream, mut peer: Peer, proxied: Proxied) -> Option<Serving> {
+        let mut bytes = BytesMut::new();
+        if proxied == Proxied::Yes {
+            self.read_proxy_header(&mut stream, &mut bytes, &mut peer).await?;
+        }
+        match self.door.tls.clone() {
+            None => self.tell_version(stream, bytes, peer).await,
+            Some(config) => {
+                self.shake_hands(config, Prefixed { read: bytes.freeze(), io: stream }, peer).await
+            }
+        }
+    }
+
+    /// Reads the PROXY header that a trusted peer must send; from then on the client is the one
+    /// that it names.
+    async fn read_proxy_header(
+        &mut self,
+        stream: &mut TcpStream,
+        bytes: &mut BytesMut,
+        peer: &mut Peer,
+    ) -> Option<()> {
+        let limit = self.house.core.limits.handshake_timeout;
+        let header = timeout(limit, read_proxy_header(stream, bytes)).await;
         let numbers = &self.house.core.numbers;
         match header {
             Ok(Ok(Some(forwarded))) => {
                 if let Err(refused) = self.admission.attribute(forwarded.source.ip()) {
                     count_refused(&self.house, refused);
                     let _ = stream.reset_on_close();
-                    return;
+                    return None;
                 }
                 (peer.client, peer.local) = (forwarded.source, forwarded.destination);
+                Some(())
             }
-            Ok(Ok(None)) => {}
+            Ok(Ok(None)) => Some(()),
             Ok(Err(error)) => {
                 numbers.proxy_header_failures.add(1);
                 tracing::debug!(client = %peer.client, %error, "proxy_header.refused");
-                return;
+                None
             }
-            Err(_) => return numbers.limit_handshake_timeout.add(1),
-        }
-        self.enter(stream, bytes.freeze(), peer).await;
-    }
-
-    async fn enter(self, stream: TcpStream, read: Bytes, peer: Peer) {
-        match self.door.tls.clone() {
-            None => self.plain(stream, read, peer).await,
-            Some(config) => self.tls(config, Prefixed { read, io: stream }, peer).await,
+            Err(_) => {
+                numbers.limit_handshake_timeout.add(1);
+                None
+            }
         }
     }
 
-    async fn plain(self, mut stream: TcpStream, read: Bytes, peer: Peer) {
+    /// Clear text: the first bytes tell the version.
+    async fn tell_version(self, mut stream: TcpStream, mut bytes: BytesMut, peer: Peer) -> Option<Serving> {
         let core = &self.house.core;
-        let mut bytes = BytesMut::from(read);
+        if bytes.is_empty() {
+            // Until the first byte the connection idles; from then on a head must not take too long.
+            let first = timeout(core.limits.idle_timeout, h1::read_some(&mut stream, &mut bytes));
+            match self.draining.or(first).await? {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return None,
+                Err(_) => {
+                    core.numbers.limit_idle_timeout.add(1);
+                    return None;
+                }
+            }
+        }
         let told = timeout(core.limits.header_timeout, tell_version(&mut stream, &mut bytes));
-        let version = match self.draining.or(told).await {
-            Some(Ok(Ok(version))) => version,
-            Some(Err(_)) => return core.numbers.limit_header_timeout.add(1),
-            Some(Ok(Err(_))) | None => return,
+        let version = match self.draining.or(told).await? {
+            Ok(version) => version.ok()?,
+            Err(_) => {
+                core.numbers.limit_header_timeout.add(1);
+                return None;
+            }
         };
         let peer = Rc::new(peer);
-        match version {
-            Version::Http1 => Box::pin(h1::serve(stream, bytes, core, peer, &self.draining)).await,
-            Version::Http2 => {
-                let io = Prefixed { read: bytes.freeze(), io: stream };
-                Box::pin(h2::serve(io, core, peer, &self.draining)).await;
-            }
-        }
+        Some(match version {
+            Version::Http1 => self.serve_http1(stream, bytes, peer),
+            Version::Http2 => self.serve_http2(Prefixed { read: bytes.freeze(), io: stream }, peer),
+        })
     }
 
-    async fn tls(self, config: Arc<rustls::ServerConfig>, stream: Prefixed<TcpStream>, mut peer: Peer) {
+    /// TLS: ALPN tells the version.
+    async fn shake_hands(
+        self,
+        config: Arc<rustls::ServerConfig>,
+        stream: Prefixed<TcpStream>,
+        mut peer: Peer,
+    ) -> Option<Serving> {
         let core = &self.house.core;
         let numbers = &core.numbers;
         let handshake = match self.house.connections.handshake() {
@@ -197,20 +242,21 @@ impl<S: Service> Visit<S> {
             Err(refused) => {
                 count_refused(&self.house, refused);
                 let _ = stream.io.reset_on_close();
-                return;
+                return None;
             }
         };
         let accepted = timeout(core.limits.handshake_timeout, TlsAcceptor::from(config).accept(stream));
-        // Boxed: what a handshake needs is not kept for the life of the connection.
-        let stream = match Box::pin(self.draining.or(accepted)).await {
-            Some(Ok(Ok(stream))) => stream,
-            Some(Ok(Err(error))) => {
+        let stream = match self.draining.or(accepted).await? {
+            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Err(error)) => {
                 numbers.tls_handshake_failures.add(1);
                 tracing::debug!(client = %peer.client, %error, "tls.handshake failed");
-                return;
+                return None;
             }
-            Some(Err(_)) => return numbers.limit_handshake_timeout.add(1),
-            None => return,
+            Err(_) => {
+                numbers.limit_handshake_timeout.add(1);
+                return None;
+            }
         };
         drop(handshake);
         numbers.tls_handshakes.add(1);
@@ -220,11 +266,20 @@ impl<S: Service> Visit<S> {
         }
         peer.security = Security::Tls;
         let peer = Rc::new(peer);
-        if session.alpn_protocol() == Some(b"h2") {
-            Box::pin(h2::serve(stream, core, peer, &self.draining)).await;
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        Some(if http2 {
+            self.serve_http2(stream, peer)
         } else {
-            Box::pin(h1::serve(stream, BytesMut::new(), core, peer, &self.draining)).await;
-        }
+            self.serve_http1(stream, BytesMut::new(), peer)
+        })
+    }
+
+    fn serve_http1<T: Tunnel + 'static>(self, io: T, read: BytesMut, peer: Rc<Peer>) -> Serving {
+        Box::pin(async move { h1::serve(io, read, &self.house.core, peer, &self.draining).await })
+    }
+
+    fn serve_http2<T: Tunnel + 'static>(self, io: T, peer: Rc<Peer>) -> Serving {
+        Box::pin(async move { h2::serve(io, &self.house.core, peer, &self.draining).await })
     }
 }
 
