@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_dataplane::config::{self, Config};
+use berth_dataplane::metrics;
 use berth_dataplane::node::Node;
 use clap::{Parser, Subcommand};
 
@@ -43,15 +44,18 @@ enum Command {
     Status(status::Arguments),
     /// About the configuration.
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(ReferenceCommand),
+    /// About the metrics.
+    #[command(subcommand)]
+    Metrics(ReferenceCommand),
     /// Not built yet.
     #[command(external_subcommand)]
     Later(Vec<String>),
 }
 
 #[derive(Subcommand)]
-enum ConfigCommand {
-    /// Print every configuration key: meaning, unit, bounds, default, why that default.
+enum ReferenceCommand {
+    /// Print the reference page: every key or metric with its meaning.
     Reference,
 }
 
@@ -66,8 +70,12 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Dataplane { config, check } => dataplane(config, check),
         Command::Status(arguments) => status::run(&arguments),
-        Command::Config(ConfigCommand::Reference) => {
+        Command::Config(ReferenceCommand::Reference) => {
             print!("{}", config::reference());
+            Ok(())
+        }
+        Command::Metrics(ReferenceCommand::Reference) => {
+            print!("{}", metrics::reference());
             Ok(())
         }
         Command::Later(words) => return later(&words),

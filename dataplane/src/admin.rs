@@ -29,7 +29,7 @@ impl Admin {
     }
 
     fn answer(&self, request: &Request) -> Reply {
-        if !is_local(&request.host) || !origin_is_local(request) {
+        if !request.host.as_ref().is_some_and(is_local) || !origin_is_local(request) {
             return Reply::problem(Problem::Forbidden);
         }
         if request.method != Method::GET && request.method != Method::HEAD {

@@ -194,7 +194,7 @@ fn to_envelope(ticket: Ticket, request: &Request) -> RequestEnvelope {
     RequestEnvelope {
         ticket,
         method: Bytes::copy_from_slice(request.method.as_str().as_bytes()),
-        host: Bytes::copy_from_slice(request.host.as_str().as_bytes()),
+        host: request.host.as_ref().map(|host| Bytes::copy_from_slice(host.as_str().as_bytes())),
         target: request.target.raw().clone(),
         headers: header_bytes(&request.headers),
         hops: 1,
@@ -206,7 +206,10 @@ fn from_envelope(question: RequestEnvelope) -> Option<Request> {
     Some(Request {
         method: Method::from_bytes(&question.method).ok()?,
         target: Target::parse(question.target).ok()?,
-        host: Host::parse(&question.host).ok()?.into_owned(),
+        host: match &question.host {
+            Some(host) => Some(Host::parse(host).ok()?.into_owned()),
+            None => None,
+        },
         version: Version::HTTP_11,
         headers: header_map(&question.headers)?,
         body: RequestBody::Empty,

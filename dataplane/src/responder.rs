@@ -118,7 +118,7 @@ impl Responder {
 
     fn plan(&self, request: Request) -> Plan {
         let table = self.table.load();
-        let Some(found) = table.find(Some(&request.host), &request.target) else {
+        let Some(found) = table.find(request.host.as_ref(), &request.target) else {
             return Plan::Ready(Reply::problem(Problem::NoRoute));
         };
         let answer = found.value();

@@ -25,8 +25,8 @@ pub struct RequestEnvelope {
     pub ticket: Ticket,
     /// The method.
     pub method: Bytes,
-    /// The host in normal form.
-    pub host: Bytes,
+    /// The host in normal form, if the request named one.
+    pub host: Option<Bytes>,
     /// The request target, unchanged.
     pub target: Bytes,
     /// Header names and values, unchanged.

@@ -120,6 +120,34 @@ path = "/e"
 websocket = {}
 "#;
 
+fn every_limit() -> Limits {
+    let seconds = Duration::from_secs;
+    Limits {
+        header_bytes: 16 << 10,
+        header_count: 64,
+        body_bytes: 2 << 30,
+        header_timeout: seconds(11),
+        body_timeout: seconds(31),
+        send_timeout: seconds(32),
+        idle_timeout: seconds(33),
+        connections: 1001,
+        connections_per_address: 1002,
+        handshakes: 1003,
+        handshake_timeout: seconds(12),
+        http2: Http2Limits {
+            streams: 101,
+            resets: 102,
+            settings: 103,
+            pings: 104,
+            priorities: 105,
+            window_updates: 106,
+            empty_frames: 107,
+            continuations: 108,
+        },
+        websocket: WebSocketLimits { message_bytes: 3 << 20, frame_bytes: 3 << 10 },
+    }
+}
+
 #[test]
 fn every_key_arrives_where_it_belongs() {
     let config = Config::parse(EVERY_KEY).unwrap();
@@ -152,30 +180,7 @@ fn every_key_arrives_where_it_belongs() {
             ticket_lifetime: seconds(1800),
             ticket_rotation: seconds(7 * 3600),
         },
-        limits: Limits {
-            header_bytes: 16 << 10,
-            header_count: 64,
-            body_bytes: 2 << 30,
-            header_timeout: seconds(11),
-            body_timeout: seconds(31),
-            send_timeout: seconds(32),
-            idle_timeout: seconds(33),
-            connections: 1001,
-            connections_per_address: 1002,
-            handshakes: 1003,
-            handshake_timeout: seconds(12),
-            http2: Http2Limits {
-                streams: 101,
-                resets: 102,
-                settings: 103,
-                pings: 104,
-                priorities: 105,
-                window_updates: 106,
-                empty_frames: 107,
-                continuations: 108,
-            },
-            websocket: WebSocketLimits { message_bytes: 3 << 20, frame_bytes: 3 << 10 },
-        },
+        limits: every_limit(),
         admin: Admin { listen: "127.0.0.1:9191".parse().unwrap() },
         log: Log {
             level: LogFilter("warn,berth_dataplane=debug".to_owned()),

@@ -294,7 +294,7 @@ async fn answer<S: Service>(
     let request = Request {
         method: parts.method,
         target,
-        host: host.into_owned(),
+        host: Some(host.into_owned()),
         version: Version::HTTP_2,
         headers: parts.headers,
         body,

@@ -48,8 +48,8 @@ pub struct Request {
     pub method: Method,
     /// The request target: raw bytes and normal form.
     pub target: Target,
-    /// The host that the request is for, in normal form.
-    pub host: Host<'static>,
+    /// The host that the request is for, in normal form; only HTTP/1.0 comes without one.
+    pub host: Option<Host<'static>>,
     /// The HTTP version that it came with.
     pub version: Version,
     /// The headers, values unchanged.

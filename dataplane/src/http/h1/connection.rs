@@ -266,8 +266,10 @@ impl Next {
 
 fn to_request(head: RequestHead, body: RequestBody, peer: &Rc<Peer>) -> Option<Request> {
     let target = Target::parse(head.target).ok()?;
-    // HTTP/1.0 may come without a host; it then matches routes for any host only.
-    let host = Host::parse(if head.host.is_empty() { b"localhost" } else { &head.host }).ok()?.into_owned();
+    let host = match head.host.as_ref() {
+        b"" => None,
+        named => Some(Host::parse(named).ok()?.into_owned()),
+    };
     Some(Request {
         method: head.method,
         target,

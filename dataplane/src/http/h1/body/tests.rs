@@ -1,3 +1,5 @@
+//! Bodies: the table of framings, and every way to cut them into pieces.
+
 use proptest::prelude::*;
 
 use super::super::response::{CHUNK_END, ChunkHead, LAST_CHUNK, end_chunks};

@@ -1,3 +1,5 @@
+//! Request heads: a case for each reason, and every byte in every place.
+
 use super::*;
 
 const LIMITS: HeaderLimits = HeaderLimits { bytes: 1024, count: 16 };

@@ -1,3 +1,5 @@
+//! Streams of pipelined requests, whole and in pieces, beside a model of their sender.
+
 use std::fmt::Write as _;
 
 use proptest::collection::vec;

@@ -1,3 +1,5 @@
+//! Response heads and chunks, read back by `httparse` as an independent reader.
+
 use proptest::prelude::*;
 
 use super::*;
