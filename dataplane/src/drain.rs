@@ -105,3 +105,45 @@ impl Drop for Draining {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn all_hear_of_the_drain_and_it_ends_with_the_last() {
+        let woken = Arc::<Count>::default();
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let drain = Drain::default();
+        let (waits, busy) = (drain.listen(), drain.listen());
+        assert!(waits.poll_on(&mut cx).is_pending());
+        let mut finished = pin!(drain.finished());
+        assert!(finished.as_mut().poll(&mut cx).is_pending());
+
+        drain.start();
+        assert_eq!(woken.0.load(Relaxed), 1, "who waits is woken");
+        assert!(waits.poll_on(&mut cx).is_ready() && busy.is_on());
+        assert!(drain.listen().is_on(), "who comes later hears of it too");
+
+        drop(waits);
+        assert!(finished.as_mut().poll(&mut cx).is_pending(), "the busy one still runs");
+        drop(busy);
+        assert_eq!(woken.0.load(Relaxed), 2, "the last one wakes who waits for the end");
+        assert!(finished.as_mut().poll(&mut cx).is_ready() && drain.alive() == 0);
+    }
+}
