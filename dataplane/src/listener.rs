@@ -173,6 +173,15 @@ impl<S: Service> Visit<S> {
     async fn plain(self, mut stream: TcpStream, read: Bytes, peer: Peer) {
         let core = &self.house.core;
         let mut bytes = BytesMut::from(read);
+        if bytes.is_empty() {
+            // Until the first byte the connection idles; from then on a head must not take too long.
+            let first = timeout(core.limits.idle_timeout, h1::read_some(&mut stream, &mut bytes));
+            match self.draining.or(first).await {
+                Some(Ok(Ok(1..))) => {}
+                Some(Err(_)) => return core.numbers.limit_idle_timeout.add(1),
+                Some(Ok(_)) | None => return,
+            }
+        }
         let told = timeout(core.limits.header_timeout, tell_version(&mut stream, &mut bytes));
         let version = match self.draining.or(told).await {
             Some(Ok(Ok(version))) => version,
