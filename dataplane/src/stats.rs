@@ -58,7 +58,9 @@ stats! {
         Counter limit_send_timeout;
         /// Connections closed because no request came for limits.idle_timeout.
         Counter limit_idle_timeout;
-        /// HTTP/2 connections ended for too many RST_STREAM (limits.http2.resets).
+        /// HTTP/2 streams refused because limits.http2.streams were open.
+        Counter limit_http2_streams;
+        /// HTTP/2 connections ended for too many RST_STREAM, sent or provoked (limits.http2.resets).
         Counter limit_http2_resets;
         /// HTTP/2 connections ended for too many SETTINGS (limits.http2.settings).
         Counter limit_http2_settings;

@@ -1,5 +1,6 @@
 //! End-to-end tests.
 
+pub mod attack;
 mod skip;
 
 pub use skip::skip;

@@ -12,7 +12,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use berth_runtime::{Deadline, spawn};
@@ -24,10 +25,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Core;
 use super::body::{Body, Http2Body, Piece, RequestBody};
-use super::h2_meter::{Breach, Flood, FrameMeter};
+use super::h2_meter::{Breach, Flood, FrameMeter, Reactions};
 use super::message::{Peer, Problem, Reply, Request, Service, UpgradeWish};
 use super::target::{Host, Target};
 use crate::drain::Draining;
+use crate::stats::CoreNumbers;
 
 /// Bytes of reply data that the library may hold per stream before `poll_capacity` waits.
 const SEND_BUFFER: usize = 64 * 1024;
@@ -50,6 +52,8 @@ where
     let metered = Metered {
         io,
         meter: FrameMeter::new(core.meter_limits),
+        reactions: Reactions::default(),
+        numbers: Arc::clone(&core.numbers),
         started: berth_runtime::now(),
         turn: berth_runtime::now(),
         read_this_turn: 0,
@@ -80,14 +84,25 @@ where
         state: State::Open,
         quiet: false,
     };
-    poll_fn(|cx| driver.poll(cx, draining)).await;
+    poll_fn(|cx| {
+        driver.shared.driver.take(); // Streams that end while the driver runs need not wake it.
+        let outcome = driver.poll(cx, draining);
+        driver.shared.driver.set(Some(cx.waker().clone()));
+        outcome
+    })
+    .await;
 }
 
 /// What the connection, its meter and its streams share.
 #[derive(Default)]
 struct Shared {
     breach: Cell<Option<Breach>>,
+    /// The flood for which the library sent GOAWAY by itself.
+    library_calmed: Cell<Option<Flood>>,
     streams: Cell<u32>,
+    /// The driver's, while it sleeps. The library does not wake it while its socket is full, and then
+    /// it would not see that its last stream has ended.
+    driver: Cell<Option<Waker>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +143,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
             if self.state != State::Ending
                 && let Some(breach) = self.shared.breach.get()
             {
-                count_breach(&self.core, breach);
+                count_flood(&self.core, breach.flood);
                 self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 self.state = State::Ending;
                 self.deadline.set(LAST_WORDS);
@@ -203,21 +218,28 @@ impl StreamAlive {
 impl Drop for StreamAlive {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
+        if self.0.streams.get() == 0
+            && let Some(driver) = self.0.driver.take()
+        {
+            driver.wake();
+        }
     }
 }
 
 fn count_end<S: Service>(core: &Core<S>, shared: &Shared, error: &h2::Error) {
     if let Some(breach) = shared.breach.get() {
-        count_breach(core, breach);
+        count_flood(core, breach.flood);
+    } else if let Some(flood) = shared.library_calmed.get() {
+        count_flood(core, flood);
     } else if !error.is_io() {
         core.numbers.http2_protocol_errors.add(1);
         tracing::debug!(%error, "http2.ended");
     }
 }
 
-fn count_breach<S: Service>(core: &Core<S>, breach: Breach) {
+fn count_flood<S: Service>(core: &Core<S>, flood: Flood) {
     let numbers = &core.numbers;
-    match breach.flood {
+    match flood {
         Flood::Reset => &numbers.limit_http2_resets,
         Flood::Settings => &numbers.limit_http2_settings,
         Flood::Ping => &numbers.limit_http2_pings,
@@ -227,7 +249,7 @@ fn count_breach<S: Service>(core: &Core<S>, breach: Breach) {
         Flood::Continuation | Flood::HeaderBlock => &numbers.limit_http2_continuations,
     }
     .add(1);
-    tracing::debug!(flood = breach.flood.label(), bound = breach.bound, "http2.flood");
+    tracing::debug!(flood = flood.label(), key = flood.key(), "http2.flood");
 }
 
 /// One stream: request in, reply out.
@@ -268,6 +290,10 @@ async fn answer<S: Service>(
         None if parts.method == Method::CONNECT => return (Reply::problem(Problem::NotImplemented), None),
         None => None,
     };
+    if parts.headers.len() > core.limits.header_count {
+        core.numbers.limit_header_count.add(1);
+        return (Reply::problem(Problem::HeadersTooLarge), None);
+    }
     let raw = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
     let host = match parts.uri.authority() {
         Some(authority) => Host::parse(authority.as_str().as_bytes()),
@@ -414,6 +440,8 @@ fn status_has_body(status: http::StatusCode) -> bool {
 struct Metered<T> {
     io: T,
     meter: FrameMeter,
+    reactions: Reactions,
+    numbers: Arc<CoreNumbers>,
     started: Instant,
     /// The turn in which `read_this_turn` bytes were read.
     turn: Instant,
@@ -476,6 +504,15 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     ) -> Poll<io::Result<usize>> {
         let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
         self.meter.note_sent(sent); // Who is sent more may answer with more window updates.
+        let mut left = sent;
+        for slice in slices {
+            let part = &slice[..slice.len().min(left)];
+            left -= part.len();
+            self.reactions.observe(part);
+        }
+        let refused = self.reactions.take_refused();
+        self.numbers.limit_http2_streams.add(refused);
+        self.shared.library_calmed.set(self.reactions.goaway());
         Poll::Ready(Ok(sent))
     }
 

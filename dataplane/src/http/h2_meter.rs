@@ -350,6 +350,105 @@ impl FrameMeter {
     }
 }
 
+/// Reads what the library does against a peer from the bytes that it sends: it tells nobody else
+/// which stream it refused, and forgets why it ended a connection. Only frame headers, RST_STREAM
+/// and the first bytes of GOAWAY are looked at.
+#[derive(Debug, Clone)]
+pub struct Reactions {
+    /// Bytes that still belong to a payload that is stepped over.
+    skip: u32,
+    /// The frame that is being read; its first `partial_len` bytes are valid.
+    partial: [u8; HEAD_BYTES + REACTION_BYTES],
+    partial_len: usize,
+    /// Streams refused since the last look.
+    refused: u64,
+    goaway: Option<Flood>,
+}
+
+/// What is kept of a payload: of GOAWAY, the last stream, the error code and the start of its text.
+const REACTION_BYTES: usize = 8 + 24;
+
+/// Error codes (RFC 9113, section 7).
+const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
+
+/// The texts of the library, and what they are about. End-to-end tests fail when it changes them.
+const GOAWAY_TEXTS: [(&[u8], Flood); 4] = [
+    (b"too_many_internal_resets", Flood::Reset),
+    (b"too_many_resets", Flood::Reset),
+    (b"too_many_continuations", Flood::Continuation),
+    (b"too_many_data_frames", Flood::Empty),
+];
+
+impl Default for Reactions {
+    fn default() -> Self {
+        let partial = [0; HEAD_BYTES + REACTION_BYTES];
+        Self { skip: 0, partial, partial_len: 0, refused: 0, goaway: None }
+    }
+}
+
+impl Reactions {
+    /// Takes the next bytes that were written to the peer.
+    pub fn observe(&mut self, mut bytes: &[u8]) {
+        loop {
+            let skipped = bytes.len().min(self.skip as usize);
+            self.skip -= skipped as u32;
+            bytes = &bytes[skipped..];
+            let wanted = self.wanted();
+            let taken = bytes.len().min(wanted - self.partial_len);
+            let (part, rest) = bytes.split_at(taken);
+            self.partial[self.partial_len..self.partial_len + taken].copy_from_slice(part);
+            self.partial_len += taken;
+            bytes = rest;
+            if self.partial_len < wanted {
+                return;
+            }
+            // A header that asks for some of its payload is read again with it.
+            if self.partial_len == self.wanted() {
+                self.react();
+            }
+        }
+    }
+
+    /// Streams that were refused since the last call.
+    pub fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// The flood for which the library sent GOAWAY, if it did.
+    pub fn goaway(&self) -> Option<Flood> {
+        self.goaway
+    }
+
+    /// How much of the current frame is needed, as far as it is known.
+    fn wanted(&self) -> usize {
+        if self.partial_len < HEAD_BYTES {
+            return HEAD_BYTES;
+        }
+        let [a, b, c, kind, ..] = self.partial;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        match kind {
+            kind::RST_STREAM | kind::GOAWAY => HEAD_BYTES + length.min(REACTION_BYTES),
+            _ => HEAD_BYTES,
+        }
+    }
+
+    fn react(&mut self) {
+        let [a, b, c, kind, ..] = self.partial;
+        let payload = &self.partial[HEAD_BYTES..self.partial_len];
+        match kind {
+            kind::RST_STREAM if payload == REFUSED_STREAM => self.refused += 1,
+            kind::GOAWAY => {
+                let text = payload.get(8..).unwrap_or_default();
+                let known = GOAWAY_TEXTS.iter().find(|(start, _)| text.starts_with(start));
+                self.goaway = self.goaway.or(known.map(|(_, flood)| *flood));
+            }
+            _ => {}
+        }
+        self.skip = u32::from_be_bytes([0, a, b, c]).saturating_sub(payload.len() as u32);
+        self.partial_len = 0;
+    }
+}
+
 impl HeaderBlock {
     fn extend(&mut self, length: u32, limits: &MeterLimits) -> Result<(), Breach> {
         self.bytes = self.bytes.saturating_add(length);
@@ -395,6 +494,7 @@ mod kind {
     pub(super) const SETTINGS: u8 = 0x4;
     pub(super) const PUSH_PROMISE: u8 = 0x5;
     pub(super) const PING: u8 = 0x6;
+    pub(super) const GOAWAY: u8 = 0x7;
     pub(super) const WINDOW_UPDATE: u8 = 0x8;
     pub(super) const CONTINUATION: u8 = 0x9;
 }
@@ -436,7 +536,7 @@ mod tests {
     use super::*;
 
     const PREFACE: &[u8; PREFACE_BYTES as usize] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    const GOAWAY: u8 = 0x7;
+    const GOAWAY: u8 = kind::GOAWAY;
     const PRIORITY_UPDATE: u8 = 0x10;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -496,6 +596,22 @@ mod tests {
         for (flood, bound, bytes) in table {
             let (passed, breach) = passes(&mut begun(limits), 0, &bytes);
             assert_eq!((breach.flood, passed), (flood, bound), "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn what_the_library_does_is_found_however_the_bytes_are_cut() {
+        let reset = |code: u32| frame(kind::RST_STREAM, 0, 7, &code.to_be_bytes());
+        let decoy = frame(kind::DATA, 0, 1, &reset(7)); // A payload that looks like a frame.
+        let text = [&[0, 0, 0, 1, 0, 0, 0, 11], b"too_many_internal_resets and more".as_slice()].concat();
+        let goaways = [frame(GOAWAY, 0, 0, &[0; 8]), frame(GOAWAY, 0, 0, &text)].concat();
+        let settings = frame(kind::SETTINGS, 0, 0, &[]);
+        let frames = [reset(7), decoy, reset(8), settings, goaways, reset(7)].concat();
+        for size in 1..=frames.len() {
+            let mut reactions = Reactions::default();
+            frames.chunks(size).for_each(|piece| reactions.observe(piece));
+            assert_eq!(reactions.take_refused(), 2, "cut into pieces of {size}");
+            assert_eq!(reactions.goaway(), Some(Flood::Reset), "cut into pieces of {size}");
         }
     }
 

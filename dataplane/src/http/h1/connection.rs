@@ -75,6 +75,7 @@ where
         let next = match link.next_head().await {
             Ok((head, began)) => Box::pin(link.exchange(head, began)).await,
             Err(Idle::Refused(error)) => Box::pin(link.refuse(error)).await,
+            Err(Idle::TooSlow) => Box::pin(link.answer_unread(Problem::RequestTimeout)).await,
             Err(Idle::Ended) => return,
         };
         match next {
@@ -140,7 +141,10 @@ enum Unread {
 
 /// Why no further request was read.
 enum Idle {
+    /// The client went away, idled for too long, or the node drains: nothing to answer.
     Ended,
+    /// A head began and did not end in time.
+    TooSlow,
     Refused(HeadError),
 }
 
@@ -161,27 +165,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Service> Link<'_, T, S> {
                 began = Some(berth_runtime::now());
                 self.deadline.set(self.core.limits.header_timeout);
             }
-            if self.ended || !self.read_for_head(began.is_some()).await {
+            if self.ended {
                 return Err(Idle::Ended);
             }
+            self.read_for_head(began.is_some()).await?;
         }
     }
 
-    /// Reads once; false when the time is over, the connection failed, or it idles in a drain.
-    async fn read_for_head(&mut self, in_head: bool) -> bool {
+    /// Reads once, unless the time is over, the connection failed, or it idles in a drain.
+    async fn read_for_head(&mut self, in_head: bool) -> Result<(), Idle> {
         let Self { io, input, deadline, draining, core, ended, .. } = self;
         poll_fn(|cx| {
             if let Poll::Ready(read) = poll_read_some(io, cx, input) {
                 *ended = matches!(read, Ok(0));
-                return Poll::Ready(read.is_ok());
+                return Poll::Ready(read.map(drop).map_err(|_| Idle::Ended));
             }
             if !in_head && draining.poll_on(cx).is_ready() {
-                return Poll::Ready(false);
+                return Poll::Ready(Err(Idle::Ended));
             }
             ready!(deadline.poll_expired(cx));
             let numbers = &core.numbers;
-            if in_head { &numbers.limit_header_timeout } else { &numbers.limit_idle_timeout }.add(1);
-            Poll::Ready(false)
+            let (counter, outcome) = match in_head {
+                true => (&numbers.limit_header_timeout, Idle::TooSlow),
+                false => (&numbers.limit_idle_timeout, Idle::Ended),
+            };
+            counter.add(1);
+            Poll::Ready(Err(outcome))
         })
         .await
     }
@@ -197,10 +206,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Service> Link<'_, T, S> {
             _ => numbers.requests_malformed.add(1),
         }
         tracing::debug!(client = %self.peer.client, reason = error.reason(), "request.refused");
+        self.answer_unread(Problem::from_status(error.status())).await
+    }
+
+    /// Answers a request whose head was not read to its end, and closes.
+    async fn answer_unread(&mut self, problem: Problem) -> Next {
         let record = self.core.begin(&Method::GET, b"", Version::HTTP_11, &self.peer, berth_runtime::now());
-        let problem = Reply::problem(Problem::from_status(error.status()));
         let mut exchange = Exchange::new(self, Asked::UNREADABLE, None, record);
-        exchange.begin_reply(problem);
+        exchange.begin_reply(Reply::problem(problem));
         let never = std::pin::pin!(std::future::pending());
         match exchange.run(never).await {
             Next::Abort => Next::Abort,
@@ -231,9 +244,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin, S: Service> Link<'_, T, S> {
         Exchange::new(self, asked, inbound, record).run(handler).await
     }
 
-    /// Ends the connection after its last reply.
+    /// Ends the connection after its last reply, if the client takes that.
     async fn close(&mut self) {
-        let _ = timeout(self.core.limits.send_timeout, self.io.shutdown()).await;
+        if timeout(self.core.limits.send_timeout, self.io.shutdown()).await.is_err() {
+            self.core.numbers.limit_send_timeout.add(1);
+        }
     }
 
     /// Ends the connection while the client may still be sending: the reply must not be overtaken
@@ -443,8 +458,9 @@ impl<'l, 'a, T: AsyncRead + AsyncWrite + Unpin, S: Service> Exchange<'l, 'a, T, 
             progress |= self.write(cx)?;
             if matches!(self.stage, Stage::Written) && self.output.is_empty() {
                 progress |= self.discard(cx)?;
-                if self.inbound.is_none() || self.afterwards != Afterwards::KeepAlive {
-                    return Pin::new(&mut self.link.io).poll_flush(cx).map_err(|_| Broken);
+                let over = self.inbound.is_none() || self.afterwards != Afterwards::KeepAlive;
+                if over && let Poll::Ready(flushed) = Pin::new(&mut self.link.io).poll_flush(cx) {
+                    return Poll::Ready(flushed.map_err(|_| Broken));
                 }
             }
             if progress {
@@ -655,7 +671,12 @@ impl<'l, 'a, T: AsyncRead + AsyncWrite + Unpin, S: Service> Exchange<'l, 'a, T, 
             self.inbound.as_ref().is_some_and(|inbound| inbound.feeder.poll_demand(cx) == Demand::Wanted);
         let waiting = match () {
             () if !self.output.is_empty() => Waiting::Client,
-            () if wants_body || (written && self.inbound.is_some()) => Waiting::Body,
+            () if wants_body => Waiting::Body,
+            // What is left of the body is dropped, so that the connection can be kept.
+            () if written && self.inbound.is_some() && self.afterwards == Afterwards::KeepAlive => {
+                Waiting::Body
+            }
+            // The reply waits behind a send in flight.
             () if written => Waiting::Client,
             () => Waiting::Handler,
         };
