@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
@@ -146,7 +147,7 @@ impl Responder {
         };
         self.shared.numbers.websockets.add(1);
         let shared = Rc::clone(&self.shared);
-        let upgrade: OnUpgrade = Box::new(move |tunnel| Box::pin(echo_messages(tunnel, shared)));
+        let upgrade: OnUpgrade = Box::new(move |tunnel| Box::pin(talk(tunnel, shared)));
         reply.upgrade = Some(upgrade);
         reply
     }
@@ -215,8 +216,8 @@ fn streamed(bytes: u64) -> Reply {
     reply
 }
 
-/// Echoes messages until the client closes, breaks a limit, falls silent or the node drains.
-async fn echo_messages(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
+/// A WebSocket from its handshake to its end.
+async fn talk(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
     let limits = &shared.limits.websocket;
     let config = WebSocketConfig::default()
         .max_message_size(Some(limits.message_bytes))
@@ -226,6 +227,13 @@ async fn echo_messages(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
         // One echo waits at most: more would be read before the client takes what it asked for.
         .max_write_buffer_size(limits.message_bytes + 16 * 1024);
     let mut socket = WebSocketStream::from_raw_socket(tunnel, Role::Server, Some(config)).await;
+    echo_messages(&mut socket, &shared).await;
+    // Dropping alone would look like a failure: a reset of the stream on HTTP/2, no close_notify on TLS.
+    let _ = berth_runtime::timeout(shared.limits.send_timeout, socket.get_mut().shutdown()).await;
+}
+
+/// Echoes messages until the client closes, breaks a limit, falls silent or the node drains.
+async fn echo_messages(socket: &mut WebSocketStream<Box<dyn Tunnel>>, shared: &Shared) {
     let draining = shared.drain.listen();
     let mut silence = Silence::None;
     loop {
@@ -242,15 +250,15 @@ async fn echo_messages(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
             Ok(Some(Some(Err(error)))) => {
                 if matches!(error, WebSocketError::Capacity(_)) {
                     shared.numbers.limit_websocket_bytes.add(1);
-                    close(&mut socket, CloseCode::Size, &shared).await;
+                    close(socket, CloseCode::Size, shared).await;
                 }
                 return;
             }
             Ok(Some(None)) => return,
-            Ok(None) => return close(&mut socket, CloseCode::Away, &shared).await,
+            Ok(None) => return close(socket, CloseCode::Away, shared).await,
             Err(_) if silence == Silence::Pinged => {
                 shared.numbers.limit_idle_timeout.add(1);
-                return close(&mut socket, CloseCode::Away, &shared).await;
+                return close(socket, CloseCode::Away, shared).await;
             }
             Err(_) => {
                 silence = Silence::Pinged;

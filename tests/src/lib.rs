@@ -1,6 +1,10 @@
-//! End-to-end tests.
+//! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
+//! [`clients`] runs the programs that talk to it, which are not ours. The stories are in `tests/`.
+#![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod attack;
+pub mod clients;
+pub mod node;
 mod skip;
 
 pub use skip::skip;

@@ -241,14 +241,14 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         self.remote.set_ring_fd(-1);
-        // Ends the tasks: first those that are ready, then those that wait for a socket, whose
-        // wakers the driver holds. Each drop may make others ready.
+        // Ends the tasks: first those that are ready, then those that wait for a socket or a time,
+        // whose wakers the driver and the timers hold. Each drop may make others ready.
         *self.core.inbox.borrow_mut() = None;
         self.core.executor.clear();
         self.core.driver.forget_wakers();
         self.core.executor.clear();
-        let timers = std::mem::replace(&mut *self.core.timers.borrow_mut(), Timers::new(self.core.now()));
-        drop(timers);
+        let wakers = self.core.timers.borrow_mut().take_wakers();
+        drop(wakers);
         self.core.executor.clear();
         CORE.set(None);
     }

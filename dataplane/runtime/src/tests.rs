@@ -451,3 +451,27 @@ fn a_listener_without_descriptors_says_so_and_goes_on() {
         crate::core::with_core(|core| assert!(core.stats.accept_exhausted.get() >= 1));
     });
 }
+
+/// Once the core's end threw the timers away before the tasks whose deadlines were in them: a task
+/// that waited for a time panicked when it was dropped, and the process with it.
+#[test]
+fn tasks_that_wait_for_a_time_are_dropped_with_the_core() {
+    struct SetOnDrop(Rc<Cell<u32>>);
+    impl Drop for SetOnDrop {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    let dropped = Rc::new(Cell::new(0));
+    on_both(|| async {
+        for _ in 0..3 {
+            let alive = SetOnDrop(Rc::clone(&dropped));
+            spawn(async move {
+                let _alive = alive;
+                let _ = timeout(Duration::from_secs(600), sleep(Duration::from_secs(300))).await;
+            });
+        }
+        sleep(Duration::from_millis(1)).await; // Now all of them wait.
+    });
+    assert_eq!(dropped.get(), 6, "three on each driver");
+}

@@ -97,6 +97,12 @@ impl Timers {
         }
     }
 
+    /// Takes the wakers of all deadlines. The slots stay: each belongs to a [`Deadline`] that may
+    /// live on in a task and gives its slot back when it is dropped.
+    pub(crate) fn take_wakers(&mut self) -> Vec<Waker> {
+        self.slots.iter_mut().filter_map(|(_, slot)| slot.waker.take()).collect()
+    }
+
     /// When the next entry comes up: at or before the next deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((queued_ms, _))| self.origin + Duration::from_millis(*queued_ms))

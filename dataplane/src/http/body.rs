@@ -117,6 +117,11 @@ impl PipeFeeder {
         Demand::NotYet
     }
 
+    /// Whether the handler, or the reply that it made, may still read the body.
+    pub fn has_reader(&self) -> bool {
+        !self.0.borrow().reader_gone
+    }
+
     /// Hands over a frame that was wanted.
     pub fn feed(&self, frame: Frame<Bytes>) {
         let mut pipe = self.0.borrow_mut();

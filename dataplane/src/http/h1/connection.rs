@@ -480,8 +480,7 @@ impl<'l, 'a, T: AsyncRead + AsyncWrite + Unpin, S: Service> Exchange<'l, 'a, T, 
         }
         let unanswered = matches!(self.stage, Stage::Handling);
         if inbound.expects == Expectation::Continue && unanswered {
-            inbound.expects = Expectation::None;
-            self.output.head.extend_from_slice(response::CONTINUE);
+            self.ask_for_body();
             return Ok(true);
         }
         match self.decode(cx) {
@@ -538,9 +537,24 @@ impl<'l, 'a, T: AsyncRead + AsyncWrite + Unpin, S: Service> Exchange<'l, 'a, T, 
         Ok(true)
     }
 
+    /// Tells a client that waits for it to send the body.
+    fn ask_for_body(&mut self) {
+        if let Some(inbound) = &mut self.inbound
+            && inbound.expects == Expectation::Continue
+        {
+            inbound.expects = Expectation::None;
+            self.output.head.extend_from_slice(response::CONTINUE);
+        }
+    }
+
     /// Decides how the reply is framed and encodes its head.
     fn begin_reply(&mut self, reply: Reply) {
         let core = self.link.core;
+        // A reply that still holds the request's body reads it while it is sent (an echo does),
+        // and after the reply's head it would be too late to ask for it.
+        if self.inbound.as_ref().is_some_and(|inbound| inbound.feeder.has_reader()) {
+            self.ask_for_body();
+        }
         // A client that waits for "100 Continue" may or may not send the body now, so where the
         // next request begins would not be known.
         let unasked = self.inbound.as_ref().is_some_and(|inbound| inbound.expects == Expectation::Continue);

@@ -1,0 +1,35 @@
+//! The program as its users meet it: each story starts a node, talks to it with clients that we did
+//! not write, and ends with [`Node::finish`](berth_tests::node::Node::finish).
+
+mod addresses;
+mod bodies;
+mod browser;
+mod commands;
+mod hops;
+mod http1;
+mod http2;
+mod kernel;
+mod life;
+mod soak;
+mod tls;
+mod websocket;
+
+use berth_tests::node::{HTTP, HTTPS, route};
+
+/// The demo's routes and what else the stories ask for, on one clear-text and one TLS listener.
+fn common() -> String {
+    let mut text = format!("{HTTP}{HTTPS}");
+    for (path, action) in [
+        ("/", r#"respond = { body = "hello\n", headers = { content-type = "text/plain" } }"#),
+        ("/nothing", "respond = { status = 204 }"),
+        ("/echo", "echo = {}"),
+        ("/stream/1MiB", r#"stream = { bytes = "1MiB" }"#),
+        ("/stream/100MiB", r#"stream = { bytes = "100MiB" }"#),
+        ("/delay/2s", r#"delay = { time = "2s", body = "late\n" }"#),
+        ("/delay/5m", r#"delay = { time = "5m", body = "never\n" }"#),
+        ("/ws", "websocket = {}"),
+    ] {
+        text += &route(path, action);
+    }
+    text
+}
