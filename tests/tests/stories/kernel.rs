@@ -105,13 +105,14 @@ fn allow_few_files() -> io::Result<()> {
 }
 
 /// No route keeps a core busy, so the test stops the core's thread as a debugger would. A thread
-/// that is stopped in its sleep is not stalled: under load it is awake sooner or later.
+/// that is stopped in its sleep is not stalled: under load it is awake sooner or later. One core, so
+/// that no other one is found stalled because the machine is busy.
 fn a_stalled_core_is_told_and_recovers(driver: Driver) {
-    let node = Plan::new(driver, common()).cores(2).start();
-    let (thread, _) = node.threads().into_iter().find(|(_, name)| name == "core-1").unwrap();
+    let node = Plan::new(driver, common()).cores(1).start();
+    let (thread, _) = node.threads().into_iter().find(|(_, name)| name == "core-0").unwrap();
     let mut load =
         start(Command::new("h2load").args(["--h1", "--requests=100000000", "--clients=20", &node.http("/")]));
-    let stalls = |node: &Node| node.status()["cores"][1]["stalls"].as_u64().unwrap();
+    let stalls = |node: &Node| node.status()["cores"][0]["stalls"].as_u64().unwrap();
     let deadline = Instant::now() + berth_tests::node::PATIENCE;
     while stalls(&node) == 0 {
         assert!(Instant::now() < deadline, "the core is never found awake");
@@ -121,14 +122,14 @@ fn a_stalled_core_is_told_and_recovers(driver: Driver) {
             std::thread::sleep(Duration::from_millis(20));
         }
         if stalls(&node) > 0 {
-            assert_eq!(node.status()["cores"][1]["stalled"], true);
+            assert_eq!(node.status()["cores"][0]["stalled"], true);
             assert_eq!(node.metric("berth_node_cores_stalled"), 1.0);
             assert_eq!(node.get("/health/live"), (503, "1 cores are stalled\n".into()));
-            assert_eq!(node.log_line("core.stalled")["core"], 1);
+            assert_eq!(node.log_line("core.stalled")["core"], 0);
         }
         drop(stopped);
     }
-    assert_eq!(node.log_line("core.recovered")["core"], 1);
+    assert_eq!(node.log_line("core.recovered")["core"], 0);
     load.kill().unwrap();
     finish(load);
     wait_until("it is well again", || node.get("/health/live").0 == 200);
