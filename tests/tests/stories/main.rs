@@ -1,5 +1,6 @@
 //! The program as its users meet it: each story starts a node, talks to it with clients that we did
 //! not write, and ends with [`Node::finish`](berth_tests::node::Node::finish).
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers fail as their tests do")]
 
 mod addresses;
 mod bodies;
