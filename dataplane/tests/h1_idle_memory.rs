@@ -31,10 +31,10 @@ use http::StatusCode;
 
 /// Connections per measurement: enough that the odd allocation of something shared is lost in the mean.
 const CONNECTIONS: usize = 200;
-/// What may stay: the queue of a stream that has received once (some 100 bytes), and the growth of shared tables. The
-/// smallest buffer that anybody would keep is larger.
+/// What may stay: the queue of a stream that has received once (some 100 bytes), and the growth of shared tables.
 const LEFT_BEHIND_MAX: usize = 512;
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
+/// Bytes of the request, most of them in one field, so that a buffer which held it shows.
+const REQUEST_BYTES: usize = 4000;
 const BODY: &str = "the end";
 
 struct Counting;
@@ -81,7 +81,9 @@ fn connect(core: &Rc<Core<Hello>>, drain: &Drain) -> UnixStream {
 
 /// One request and its whole reply.
 async fn exchange(near: &mut UnixStream) {
-    near.write_all(REQUEST).unwrap();
+    let filler = "f".repeat(REQUEST_BYTES);
+    near.write_all(format!("GET / HTTP/1.1\r\nhost: a.example\r\nfiller: {filler}\r\n\r\n").as_bytes())
+        .unwrap();
     let (mut reply, mut filled) = ([0; 1024], 0);
     while !reply[..filled].ends_with(BODY.as_bytes()) {
         match near.read(&mut reply[filled..]) {
