@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub mod floods;
+pub mod neighbour;
+
 /// What counts as a hang: far beyond any time limit that a test configures, and beyond what a
 /// loaded machine explains.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,6 +67,17 @@ impl Node {
 
     /// The same, with more of the configuration in front.
     pub fn start_with(limits: &str, more: &str) -> Self {
+        Self::launch(limits, more, "access.log")
+    }
+
+    /// With the limits of a fresh configuration and without an access log, whose writer would compete
+    /// for the CPUs: for measurements.
+    pub fn start_for_speed() -> Self {
+        Self::launch("", "", "")
+    }
+
+    /// `access_log` names a file in the node's folder, or nothing.
+    fn launch(limits: &str, more: &str, access_log: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("berth-attack-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let folder = std::env::temp_dir().join(name);
@@ -76,7 +90,7 @@ impl Node {
              [[listen]]\naddress = \"127.0.0.1:0\"\nproxy_protocol = [\"127.0.0.0/8\"]\n\
              {ROUTES}\n[limits]\n{limits}\n",
             folder.join("state").display(),
-            folder.join("access.log").display(),
+            if access_log.is_empty() { "off".into() } else { folder.join(access_log).display().to_string() },
         );
         let file = folder.join("berth.toml");
         std::fs::write(&file, text).expect("the configuration can be written");

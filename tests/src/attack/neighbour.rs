@@ -1,0 +1,149 @@
+//! The neighbour: a client of another address that sends one small request every few milliseconds on
+//! a connection of its own, and feels how busy its core is.
+//!
+//! Attacker and neighbour share CPU 1, for CPU 0 is the node's. So the neighbour gets real-time
+//! priority if it may (root), or it would measure how long it waits for the attacker. Its own
+//! baseline is taken right before, with a CPU 1 that is as busy with system calls, but not with the
+//! node's. The node gets a high priority in both, so that whatever else the machine does is left out.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::floods::{self, Flood};
+use super::{Node, PATIENCE, Wire};
+
+/// The CPU of attacker and neighbour.
+const THEIR_CPU: usize = 1;
+/// Time between two requests of the neighbour.
+const PACE: Duration = Duration::from_millis(5);
+/// What an attack needs to be in full swing: a thousand connections, say.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// What the neighbour felt.
+#[derive(Debug, Clone, Copy)]
+pub struct Felt {
+    /// Requests that were sent.
+    pub requests: usize,
+    /// Requests that failed.
+    pub errors: usize,
+    /// The median.
+    pub p50: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
+    /// The slowest.
+    pub max: Duration,
+}
+
+/// The neighbour without and with an attack.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Beside a CPU that is busy with something else.
+    pub baseline: Felt,
+    /// Beside the attack.
+    pub attacked: Felt,
+    /// Rounds of the attack.
+    pub rounds: u64,
+}
+
+impl Outcome {
+    /// How many times slower the 99th percentile became.
+    pub fn ratio(&self) -> f64 {
+        self.attacked.p99.as_secs_f64() / self.baseline.p99.as_secs_f64()
+    }
+}
+
+/// Measures the neighbour beside nothing and beside `flood`, each for `time`.
+pub fn measure(node: &Node, flood: Flood, time: Duration) -> Outcome {
+    let (baseline, _) = beside(node, time, |stop| {
+        floods::busy(stop);
+        0
+    });
+    let (attacked, rounds) = beside(node, time, |stop| flood.run(node, stop));
+    Outcome { baseline, attacked, rounds }
+}
+
+fn beside(node: &Node, time: Duration, other: impl FnOnce(&AtomicBool) -> u64 + Send) -> (Felt, u64) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            pin_to_their_cpu();
+            other(&stop)
+        });
+        let neighbour = scope.spawn(|| {
+            pin_to_their_cpu();
+            real_time();
+            std::thread::sleep(WARM_UP);
+            let felt = live(node, time);
+            stop.store(true, Relaxed);
+            felt
+        });
+        let felt = neighbour.join().expect("the neighbour does not panic");
+        (felt, other.join().expect("the attacker does not panic"))
+    })
+}
+
+/// The neighbour's day.
+fn live(node: &Node, time: Duration) -> Felt {
+    let mut wire = Wire::connect_as(2, node.http);
+    let mut took = Vec::new();
+    let mut errors = 0;
+    let mut answer = [0; 1024];
+    let began = Instant::now();
+    let mut next = began;
+    while began.elapsed() < time {
+        next += PACE;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        let sent = Instant::now();
+        let _ = wire.stream().set_read_timeout(Some(PATIENCE));
+        let mut stream = wire.stream();
+        let outcome = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").and_then(|()| stream.read(&mut answer));
+        match outcome {
+            Ok(count) if answer[..count].ends_with(b"hello\n") => took.push(sent.elapsed()),
+            _ => {
+                errors += 1;
+                wire = Wire::connect_as(2, node.http);
+            }
+        }
+        // A late answer does not make the next requests a burst.
+        next = next.max(Instant::now());
+    }
+    took.sort_unstable();
+    let at = |share: f64| took.get((took.len() as f64 * share) as usize).copied().unwrap_or_default();
+    Felt {
+        requests: took.len() + errors,
+        errors,
+        p50: at(0.5),
+        p99: at(0.99),
+        max: took.last().copied().unwrap_or_default(),
+    }
+}
+
+/// Keeps the calling thread on the CPU that the node leaves free.
+fn pin_to_their_cpu() {
+    // SAFETY: the set is a plain bit set of ours; CPU 1 is within it; the kernel only reads it. On a
+    // machine with one CPU it refuses, and all share that one.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(THEIR_CPU, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// Real-time priority for the calling thread; without the right to it, it stays as it is.
+fn real_time() {
+    let parameter = libc::sched_param { sched_priority: 10 };
+    // SAFETY: the kernel reads a struct of ours.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
+}
+
+/// Puts the node above everything else on the machine, and this program above what only builds.
+pub fn raise_priorities(node: &Node) {
+    let raise = |thread: u32, nice: i32| {
+        // SAFETY: takes numbers only; without the right to it nothing changes.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) };
+    };
+    let threads = std::fs::read_dir(format!("/proc/{}/task", node.pid())).into_iter().flatten().flatten();
+    threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).for_each(|thread| raise(thread, -20));
+    raise(0, -15);
+}
