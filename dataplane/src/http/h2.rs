@@ -131,6 +131,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.start_stream(cx, request, respond);
+                    if berth_runtime::out_of_budget() {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -473,7 +477,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
             return Poll::Pending; // What a flooding peer sends is not read any more.
         }
         let now = berth_runtime::now();
-        if !self.has_budget(now) {
+        if !self.has_budget(now) || berth_runtime::out_of_budget() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
