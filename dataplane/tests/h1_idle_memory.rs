@@ -7,7 +7,7 @@
 //! It is a test of its own, because its allocator counts the whole process and because counting takes unsafe code,
 //! which the library forbids.
 #![allow(unsafe_code, reason = "a counting allocator cannot be written without")]
-#![allow(clippy::unwrap_used, reason = "helpers of a test fail as it does")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail as it does")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::{Future, ready};

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{
-    CANCEL, CONTINUATION, HEADERS, Node, PING, PREFACE, RST_STREAM, SETTINGS, client_hello, field, frame, get,
-    request_block,
+    CANCEL, CONTINUATION, HEADERS, Node, PING, PREFACE, RST_STREAM, SETTINGS, client_hello, field, frame,
+    get, request_block,
 };
 
 /// A kind of attack.
@@ -70,7 +70,8 @@ impl Flood {
             Self::Garbage => rounds = bursts(node.http, &[0xfe; 32 * 1024], &going),
             Self::Requests => rounds = many_requests(node.http, 64, &going),
             Self::Pipelined => {
-                rounds = streams(node.http, 16, b"", &b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(500), &going);
+                rounds =
+                    streams(node.http, 16, b"", &b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(500), &going);
             }
             Self::RapidReset => {
                 let pair = |number: u32| {
@@ -79,7 +80,9 @@ impl Flood {
                 };
                 rounds = bursts(node.http, &http2((0..500).flat_map(pair)), &going);
             }
-            Self::Pings => rounds = bursts(node.http, &http2(frame(PING, 0, 0, &[0; 8]).repeat(1000)), &going),
+            Self::Pings => {
+                rounds = bursts(node.http, &http2(frame(PING, 0, 0, &[0; 8]).repeat(1000)), &going)
+            }
             Self::Continuations => {
                 let first = frame(HEADERS, 0, 1, &request_block("GET", "/", &[]));
                 let more = frame(CONTINUATION, 0, 1, &field("x", "y")).repeat(1000);
@@ -102,7 +105,13 @@ impl Flood {
                 rounds = streams(node.http, 8, head, &b"1\r\nx\r\n".repeat(5000), &going);
             }
             Self::Downloads => {
-                rounds = streams(node.http, 8, b"", &b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n".repeat(10), &going);
+                rounds = streams(
+                    node.http,
+                    8,
+                    b"",
+                    &b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n".repeat(10),
+                    &going,
+                );
             }
             Self::Handshakes => {
                 let hello = client_hello();
@@ -250,7 +259,7 @@ fn slowloris(to: SocketAddr, count: usize, going: &dyn Fn() -> bool) -> u64 {
             if !going() {
                 return rounds;
             }
-            if !place.as_mut().is_some_and(|stream| stream.write(b"x").is_ok()) {
+            if place.as_mut().is_none_or(|stream| stream.write(b"x").is_err()) {
                 *place = open();
             }
         }

@@ -97,7 +97,8 @@ fn live(node: &Node, time: Duration) -> Felt {
         let sent = Instant::now();
         let _ = wire.stream().set_read_timeout(Some(PATIENCE));
         let mut stream = wire.stream();
-        let outcome = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").and_then(|()| stream.read(&mut answer));
+        let outcome =
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").and_then(|()| stream.read(&mut answer));
         match outcome {
             Ok(count) if answer[..count].ends_with(b"hello\n") => took.push(sent.elapsed()),
             _ => {
@@ -144,6 +145,8 @@ pub fn raise_priorities(node: &Node) {
         unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) };
     };
     let threads = std::fs::read_dir(format!("/proc/{}/task", node.pid())).into_iter().flatten().flatten();
-    threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).for_each(|thread| raise(thread, -20));
+    threads
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .for_each(|thread| raise(thread, -20));
     raise(0, -15);
 }
