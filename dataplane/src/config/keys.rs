@@ -275,9 +275,9 @@ keys! {
         rule: PowerOfTwo { min: 64, max: 1 << 20 },
         fallback: Fallback::Default("65536"),
         example: "65536",
-        meaning: "Most receive buffers of one core. The pool grows under load and shrinks again; at this \
-            number receives wait until buffers come back.",
-        why: "65536 buffers of 4KiB are 256MiB for each core in the worst case; idle connections hold \
+        meaning: "Most receive buffers of one core, of which io_uring uses at most 32768. The pool grows \
+            under load and shrinks again; at this number receives wait until buffers come back.",
+        why: "32768 buffers of 4KiB are 128MiB for each core in the worst case; idle connections hold \
             none.",
     };
     RUNTIME_MAILBOX_CAPACITY: Count<usize> = Key {
@@ -285,10 +285,11 @@ keys! {
         rule: Count { min: 16, max: 65_536 },
         fallback: Fallback::Default("4096"),
         example: "4096",
-        meaning: "Envelopes that may wait between two cores, for each direction and class. When full, \
-            control waits, requests are shed with 503, tossed datagrams are dropped and counted.",
-        why: "4096 envelopes are some milliseconds of work for the receiver: a longer queue would only \
-            add latency. Memory grows with the square of the cores.",
+        meaning: "Most requests that may wait between two cores, for each direction. It can only lower \
+            the node's own bound of 32 to 256, which shares 1024 among a core's senders. When full, \
+            requests are shed with 503.",
+        why: "1024 requests are about 10ms of work for the receiver: a longer queue would only add \
+            latency. Memory grows with the square of the cores.",
     };
     RUNTIME_STALL_AFTER: Time = Key {
         path: "runtime.stall_after",
