@@ -81,7 +81,7 @@ impl Flood {
                 rounds = bursts(node.http, &http2((0..500).flat_map(pair)), &going);
             }
             Self::Pings => {
-                rounds = bursts(node.http, &http2(frame(PING, 0, 0, &[0; 8]).repeat(1000)), &going)
+                rounds = bursts(node.http, &http2(frame(PING, 0, 0, &[0; 8]).repeat(1000)), &going);
             }
             Self::Continuations => {
                 let first = frame(HEADERS, 0, 1, &request_block("GET", "/", &[]));
@@ -259,7 +259,7 @@ fn slowloris(to: SocketAddr, count: usize, going: &dyn Fn() -> bool) -> u64 {
             if !going() {
                 return rounds;
             }
-            if !place.as_mut().is_some_and(|stream| stream.write(b"x").is_ok()) {
+            if place.as_mut().is_none_or(|stream| stream.write(b"x").is_err()) {
                 *place = open();
             }
         }
