@@ -1,5 +1,6 @@
 //! Connections under attack: too many, half-open, or without an end to what comes before HTTP. Each
 //! limit is reached, counted, and gives its place back.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::io::Read;
 use std::net::SocketAddr;

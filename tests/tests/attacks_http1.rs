@@ -1,5 +1,6 @@
 //! HTTP/1.1 under attack over real sockets: each limit is reached, answered as documented and
 //! counted once; nothing is smuggled; memory stays bounded and comes back.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::io::Write;
 use std::net::Shutdown;

@@ -1,5 +1,6 @@
 //! HTTP/2 under attack, with frames written by hand: each flood ends its connection with GOAWAY and
 //! ENHANCE_YOUR_CALM and is counted once, and others are served meanwhile.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 use std::io::Write;
 use std::time::{Duration, Instant};
