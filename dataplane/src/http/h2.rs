@@ -514,6 +514,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // The library encodes replies for as long as the stream takes them: thousands of small ones.
+        if berth_runtime::out_of_budget() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
         self.meter.note_sent(sent); // Who is sent more may answer with more window updates.
         let mut left = sent;
