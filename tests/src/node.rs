@@ -544,7 +544,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        // A browser's helpers may outlive it for a moment, and write: once more then.
+        for _ in 0..50 {
+            let _ = std::fs::remove_dir_all(&self.0);
+            std::thread::sleep(LOOK);
+            if !self.0.exists() {
+                return;
+            }
+        }
     }
 }
 
