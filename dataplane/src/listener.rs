@@ -5,14 +5,14 @@
 //! is reset at once, so that it costs no further state.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use berth_runtime::{TcpListener, TcpStream, spawn, timeout};
+use berth_runtime::{Payer, TcpListener, TcpStream, spawn_for, timeout};
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio_rustls::TlsAcceptor;
@@ -64,6 +64,9 @@ pub async fn run<S: Service>(listener: TcpListener, door: Rc<Door>, house: Rc<Ho
             Some(Ok(stream)) => {
                 pause = PAUSE.0;
                 receive(stream, &door, &house);
+                if berth_runtime::out_of_budget() {
+                    berth_runtime::yield_now().await; // A flood of connections is no reason to be late.
+                }
             }
             Some(Err(error)) => {
                 tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "listener.accept failed; pausing");
@@ -101,7 +104,7 @@ fn receive<S: Service>(stream: TcpStream, door: &Rc<Door>, house: &Rc<House<S>>)
     let open = Open(Rc::clone(&house));
     let draining = house.drain.listen();
     let peer = Peer { client, local, security: Security::Plain };
-    spawn(async move {
+    spawn_for(payer(client.ip()), async move {
         let _open = open;
         let visit = Visit { door, house, draining, admission };
         // What it takes to come in is boxed and freed before the connection is served: an idle
@@ -110,6 +113,15 @@ fn receive<S: Service>(stream: TcpStream, door: &Rc<Door>, house: &Rc<House<S>>)
             serving.await;
         }
     });
+}
+
+/// Who pays for a connection's CPU time: its peer's IPv4 address or IPv6 /64, as in admission. Clients
+/// behind one proxy share what the proxy gets.
+fn payer(peer: IpAddr) -> Payer {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => Payer(u64::from(address.to_bits())),
+        IpAddr::V6(address) => Payer((address.to_bits() >> 64) as u64),
+    }
 }
 
 fn count_refused<S>(house: &House<S>, refused: Refused) {

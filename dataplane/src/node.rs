@@ -25,7 +25,8 @@ use berth_mailbox::{Capacities, Endpoint, mesh};
 use berth_protocol::Envelope;
 use berth_runtime::process::{self, Resource, Signal, Signals};
 use berth_runtime::{
-    CoreOptions, DriverChoice, Remote, RingOptions, TcpListener, block_on, net, spawn, timeout,
+    CoreOptions, DriverChoice, Payer, Remote, RingOptions, TcpListener, block_on, net, spawn, spawn_for,
+    timeout,
 };
 use tokio::sync::watch;
 
@@ -319,7 +320,8 @@ async fn serve(start: CoreStart, started: Started) {
         match TcpListener::adopt(socket) {
             Ok(listener) => {
                 let door = Rc::new(Door { tls: plan.tls, proxy_from: plan.proxy_from });
-                spawn(listener::run(listener, door, Rc::clone(&house)));
+                // Accepting is billed apart from the core's own work, since strangers cause it.
+                spawn_for(Payer(u64::MAX - 1), listener::run(listener, door, Rc::clone(&house)));
             }
             Err(error) => {
                 let _ = started.send(Err(error));

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
@@ -228,8 +228,29 @@ async fn talk(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
         .max_write_buffer_size(limits.message_bytes + 16 * 1024);
     let mut socket = WebSocketStream::from_raw_socket(tunnel, Role::Server, Some(config)).await;
     echo_messages(&mut socket, &shared).await;
-    // Dropping alone would look like a failure: a reset of the stream on HTTP/2, no close_notify on TLS.
-    let _ = berth_runtime::timeout(shared.limits.send_timeout, socket.get_mut().shutdown()).await;
+    // Boxed: its buffer is not kept for the life of the connection.
+    let end = Box::pin(see_off(socket.get_mut(), limits.message_bytes));
+    let _ = berth_runtime::timeout(LINGER, end).await;
+}
+
+/// How long the end of a WebSocket waits for the client to end its side.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Ends our side, and drops what the client still sends, up to the size of a message.
+///
+/// Dropping the tunnel alone would look like a failure: a reset of the stream on HTTP/2, no
+/// close_notify on TLS, and on TCP, if bytes are unread, a reset that overtakes our close frame.
+async fn see_off(tunnel: &mut Box<dyn Tunnel>, bytes_max: usize) -> std::io::Result<()> {
+    tunnel.shutdown().await?;
+    let mut rest = [0; 4096];
+    let mut count = 0;
+    while count < bytes_max {
+        match tunnel.read(&mut rest).await? {
+            0 => break,
+            more => count += more,
+        }
+    }
+    Ok(())
 }
 
 /// Echoes messages until the client closes, breaks a limit, falls silent or the node drains.

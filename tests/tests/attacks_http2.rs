@@ -1,5 +1,6 @@
 //! HTTP/2 under attack, with frames written by hand: each flood ends its connection with GOAWAY and
 //! ENHANCE_YOUR_CALM and is counted once, and others are served meanwhile.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail as it does")]
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -140,13 +141,15 @@ fn what_is_within_the_limits_is_served() {
 }
 
 /// Frames that are wrong in a way that makes the node reset the stream, instead of the client.
+/// Makes the bytes for a stream.
+type FrameFor<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+
 #[test]
 fn resets_that_a_client_provokes_are_bounded_like_its_own() {
     let node = Node::start(SMALL);
     let overflow = |stream: u32| frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]);
     let too_long = |stream: u32| frame(DATA, END_STREAM, stream, b"more than announced");
-    let table: [(&str, &dyn Fn(u32) -> Vec<u8>); 2] =
-        [("an overflow", &overflow), ("a body too long", &too_long)];
+    let table: [(&str, FrameFor<'_>); 2] = [("an overflow", &overflow), ("a body too long", &too_long)];
     for (number, (what, provoke)) in table.into_iter().enumerate() {
         let mut wire = begin(&node);
         for number in 0..40 {

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask fuzz` needs a nightly compiler and minutes; this needs neither, so that a parser
 //! which breaks on a known input fails the ordinary tests. Each test is one fuzz target.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail as it does")]
 #![allow(clippy::print_stdout, reason = "the harness captures it and shows it when a test fails")]
 
 use std::fs;

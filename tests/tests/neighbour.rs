@@ -1,5 +1,6 @@
 //! A paced neighbour on the core of a node under attack is served without an error. How fast is
 //! printed; `neighbour`, the program, measures it, and no test does.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test fail as it does")]
 
 use std::time::Duration;
 

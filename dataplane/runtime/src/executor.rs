@@ -2,35 +2,147 @@
 //!
 //! A task is `!Send`. Its waker may go anywhere: woken on its own thread it joins the core's
 //! queue, woken elsewhere it travels through [`Remote`]. A turn polls the tasks that were ready
-//! when it began, so that a task that wakes itself cannot keep the core from its sockets.
+//! when it began, so that a task that wakes itself cannot keep the core from its sockets, and at most
+//! for [`TURN`], so that many tasks cannot either.
+//!
+//! # Fairness
+//!
+//! Each task has a [`Payer`]: who has its CPU time on the bill, such as a client's address. Each payer
+//! has a ready queue of its own, and those with ready tasks take turns of one [`QUANTUM`]. So whoever
+//! has a thousand connections, or work that is dear to us, waits behind its own tasks; somebody else
+//! waits for one quantum for each payer that is busy now. A task that has much to do asks
+//! [`out_of_budget`] in its loop and yields; how far it overshoots bounds how long others wait.
 //!
 //! Panics: a task that panics ends alone. Its future is dropped (a connection's future closes its
 //! socket), the panic is counted and logged, and the core goes on.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use async_task::Runnable;
+use slab::Slab;
 
 use crate::core::with_core;
 use crate::remote::Remote;
 use crate::stats::CoreStats;
 
+/// How long the tasks of one payer run before the next has its turn, if nothing longer than this is
+/// done in one piece: a dozen small requests. A neighbour waits that long for each busy payer.
+const QUANTUM: Duration = Duration::from_micros(50);
+/// How long tasks run before the core looks at its sockets again, if there are more: two quanta, so
+/// that one payer which is busy and one that is not both had their turn. The look costs some
+/// microseconds.
+const TURN: Duration = Duration::from_micros(100);
+
+/// Who has the CPU time of a task on the bill: tasks of the same payer wait for each other, those of
+/// others take turns with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Payer(pub u64);
+
+impl Payer {
+    /// The core itself: for tasks that no peer can make busy by itself.
+    pub const CORE: Self = Self(u64::MAX);
+}
+
+/// A task that is ready, with its payer's place in [`Ready`].
+pub(crate) type Runnable = async_task::Runnable<usize>;
+
 thread_local! {
     /// The queue of this thread's core, and the identity of its remote to tell own wakes apart.
     static LOCAL: RefCell<Option<(Rc<Queue>, *const Remote)>> = const { RefCell::new(None) };
+    /// When the task that runs now should yield.
+    static YIELD_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The payer of the task that runs now, whose children have the same.
+    static PAYER: Cell<Payer> = const { Cell::new(Payer::CORE) };
 }
 
-type Queue = RefCell<VecDeque<Runnable>>;
+type Queue = RefCell<Ready>;
 
 /// A spawned task whose end can be awaited. Dropping it cancels the task.
-pub type Task<T> = async_task::Task<T>;
+pub type Task<T> = async_task::Task<T, usize>;
+
+/// The tasks that are ready, by payer.
+#[derive(Default)]
+struct Ready {
+    accounts: Slab<Account>,
+    places: HashMap<Payer, usize>,
+    /// The accounts with ready tasks. The first has its turn.
+    rotation: VecDeque<usize>,
+    len: usize,
+}
+
+struct Account {
+    payer: Payer,
+    ready: VecDeque<Runnable>,
+    /// Tasks that are alive; with the last one the account ends.
+    tasks: usize,
+    /// What the current turn has used of its quantum.
+    used: Duration,
+}
+
+impl Ready {
+    fn open(&mut self, payer: Payer) -> usize {
+        let accounts = &mut self.accounts;
+        let place = *self.places.entry(payer).or_insert_with(|| {
+            accounts.insert(Account { payer, ready: VecDeque::new(), tasks: 0, used: Duration::ZERO })
+        });
+        self.accounts[place].tasks += 1;
+        place
+    }
+
+    /// A task of this account is gone, and was not ready.
+    fn close(&mut self, place: usize) {
+        let account = &mut self.accounts[place];
+        account.tasks -= 1;
+        if account.tasks == 0 && account.ready.is_empty() {
+            self.places.remove(&account.payer);
+            self.accounts.remove(place);
+        }
+    }
+
+    fn push(&mut self, runnable: Runnable) {
+        let place = *runnable.metadata();
+        let account = &mut self.accounts[place];
+        // While its last ready task runs an account is still first in the rotation.
+        if account.ready.is_empty() && self.rotation.front() != Some(&place) {
+            self.rotation.push_back(place);
+        }
+        account.ready.push_back(runnable);
+        self.len += 1;
+    }
+
+    /// The next task; its account stays first until [`Ready::charge`].
+    fn pop(&mut self) -> Option<(Runnable, Payer)> {
+        let account = &mut self.accounts[*self.rotation.front()?];
+        self.len -= 1;
+        account.ready.pop_front().map(|runnable| (runnable, account.payer))
+    }
+
+    /// The task that was taken last has run for `time`.
+    fn charge(&mut self, time: Duration) {
+        let Some(&place) = self.rotation.front() else { return };
+        let Some(account) = self.accounts.get_mut(place) else {
+            self.rotation.pop_front(); // Its last task ended.
+            return;
+        };
+        account.used += time;
+        let ready = !account.ready.is_empty();
+        if ready && account.used < QUANTUM {
+            return;
+        }
+        account.used = Duration::ZERO;
+        self.rotation.pop_front();
+        if ready {
+            self.rotation.push_back(place);
+        }
+    }
+}
 
 /// The ready queue of one core.
 pub(crate) struct Executor {
@@ -48,39 +160,62 @@ impl Executor {
         Self { queue, remote, stats, alive: Rc::default() }
     }
 
-    pub(crate) fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+    pub(crate) fn spawn<T: 'static>(
+        &self,
+        payer: Payer,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T> {
         let remote = Arc::clone(&self.remote);
-        let counted = Counted { future, _alive: Alive::new(&self.alive) };
-        let (runnable, task) = async_task::spawn_local(counted, move |runnable| wake(&remote, runnable));
+        let place = self.queue.borrow_mut().open(payer);
+        let alive = Alive::new(&self.alive, &self.queue, place);
+        let counted = Counted { future, _alive: alive };
+        let builder = async_task::Builder::new().metadata(place);
+        let schedule = move |runnable| wake(&remote, runnable);
+        let (runnable, task) = builder.spawn_local(|_| counted, schedule);
         runnable.schedule();
         task
     }
 
-    /// Polls the tasks that are ready now, not those that become ready meanwhile.
+    /// Polls the tasks that are ready now, not those that become ready meanwhile, within a bound.
     pub(crate) fn run_ready(&self) {
-        let woken = self.remote.take_woken(&mut self.queue.borrow_mut());
-        self.stats.remote_wakes.add(woken as u64);
-        let ready = self.queue.borrow().len();
-        for _ in 0..ready {
-            let Some(runnable) = self.queue.borrow_mut().pop_front() else { break };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runnable.run())) {
-                self.stats.task_panics.add(1);
-                tracing::error!(panic = panic_text(&*panic), "task.panicked");
+        let woken = self.remote.take_woken();
+        self.stats.remote_wakes.add(woken.len() as u64);
+        woken.into_iter().for_each(|runnable| self.queue.borrow_mut().push(runnable));
+        let ready = self.queue.borrow().len;
+        let mut polled = 0;
+        if ready > 0 {
+            let began = Instant::now();
+            let mut now = began;
+            while polled < ready && now.duration_since(began) < TURN {
+                let Some((runnable, payer)) = self.queue.borrow_mut().pop() else { break };
+                YIELD_AT.set(Some(now + QUANTUM));
+                PAYER.set(payer);
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runnable.run())) {
+                    self.stats.task_panics.add(1);
+                    tracing::error!(panic = panic_text(&*panic), "task.panicked");
+                }
+                polled += 1;
+                let after = Instant::now();
+                self.queue.borrow_mut().charge(after.duration_since(now));
+                now = after;
             }
+            YIELD_AT.set(None);
+            PAYER.set(Payer::CORE);
         }
-        self.stats.task_polls.add(ready as u64);
+        self.stats.task_polls.add(polled as u64);
         self.stats.tasks.set(self.alive.get());
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.queue.borrow().is_empty()
+        self.queue.borrow().len == 0
     }
 
     /// Drops every task that is ready, and with it what its future holds; used when the core ends.
     pub(crate) fn clear(&self) {
         loop {
-            let Some(runnable) = self.queue.borrow_mut().pop_front() else { return };
+            let Some((runnable, _)) = self.queue.borrow_mut().pop() else { return };
             drop(runnable);
+            self.queue.borrow_mut().charge(QUANTUM);
         }
     }
 }
@@ -95,7 +230,7 @@ impl Drop for Executor {
 fn wake(remote: &Arc<Remote>, runnable: Runnable) {
     let foreign = LOCAL.try_with(|local| match &*local.borrow() {
         Some((queue, here)) if *here == Arc::as_ptr(remote) => {
-            queue.borrow_mut().push_back(runnable);
+            queue.borrow_mut().push(runnable);
             None
         }
         _ => Some(runnable),
@@ -113,19 +248,24 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("a value that is not text")
 }
 
-/// Counts a task from its birth to the drop of its future.
-struct Alive(Rc<Cell<u64>>);
+/// Counts a task, and keeps its payer's account, from its birth to the drop of its future.
+struct Alive {
+    count: Rc<Cell<u64>>,
+    queue: Rc<Queue>,
+    place: usize,
+}
 
 impl Alive {
-    fn new(count: &Rc<Cell<u64>>) -> Self {
+    fn new(count: &Rc<Cell<u64>>, queue: &Rc<Queue>, place: usize) -> Self {
         count.set(count.get() + 1);
-        Self(Rc::clone(count))
+        Self { count: Rc::clone(count), queue: Rc::clone(queue), place }
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.count.set(self.count.get() - 1);
+        self.queue.borrow_mut().close(self.place);
     }
 }
 
@@ -144,14 +284,25 @@ impl<F: Future> Future for Counted<F> {
     }
 }
 
-/// Spawns a task on this core and lets it run on its own.
+/// Spawns a task on this core and lets it run on its own. Its payer is that of the current task.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    with_core(|core| core.executor.spawn(future)).detach();
+    spawn_for(PAYER.get(), future);
+}
+
+/// Spawns a task on this core for a payer of its own.
+pub fn spawn_for(payer: Payer, future: impl Future<Output = ()> + 'static) {
+    with_core(|core| core.executor.spawn(payer, future)).detach();
 }
 
 /// Spawns a task on this core; dropping the handle cancels it.
 pub fn spawn_scoped<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
-    with_core(|core| core.executor.spawn(future))
+    with_core(|core| core.executor.spawn(PAYER.get(), future))
+}
+
+/// Whether the current task has run for long enough and should yield: it then wakes itself and
+/// returns `Pending`. Asked in each loop that a peer can keep going.
+pub fn out_of_budget() -> bool {
+    YIELD_AT.get().is_some_and(|at| Instant::now() >= at)
 }
 
 /// Lets the other ready tasks, the timers and the sockets have their turn.
@@ -165,4 +316,92 @@ pub async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{CoreOptions, block_on};
+    use crate::driver::DriverChoice;
+
+    fn on_a_core<T>(main: impl Future<Output = T>) -> T {
+        let options = CoreOptions { driver: DriverChoice::Epoll, ..CoreOptions::default() };
+        let remote = Arc::new(Remote::new().unwrap());
+        block_on(&options, &remote, &Arc::default(), main).unwrap()
+    }
+
+    /// Runs for `time`, as a handshake does that cannot be cut into pieces.
+    fn work(time: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < time {}
+    }
+
+    #[test]
+    fn a_payer_with_a_thousand_tasks_makes_another_wait_for_a_few_of_them() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&order);
+        on_a_core(async move {
+            for _ in 0..1000 {
+                let order = Rc::clone(&seen);
+                spawn_for(Payer(1), async move {
+                    work(QUANTUM);
+                    order.borrow_mut().push(1);
+                });
+            }
+            let order = Rc::clone(&seen);
+            spawn_for(Payer(2), async move { order.borrow_mut().push(2) });
+            while seen.borrow().len() < 1001 {
+                crate::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let waited = order.borrow().iter().position(|payer| *payer == 2).unwrap();
+        assert_eq!(waited, 1, "one quantum of the other payer is one of its tasks");
+    }
+
+    #[test]
+    fn children_are_on_the_bill_of_their_parent() {
+        on_a_core(async {
+            let done = Rc::new(Cell::new(None));
+            let inner = Rc::clone(&done);
+            spawn_for(Payer(7), async move {
+                spawn(async move { inner.set(Some(PAYER.get())) });
+            });
+            while done.get().is_none() {
+                crate::timer::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(done.get(), Some(Payer(7)));
+        });
+    }
+
+    #[test]
+    fn a_task_that_asks_is_told_to_yield_and_a_new_turn_is_a_new_budget() {
+        on_a_core(async {
+            let task = spawn_scoped(async {
+                work(QUANTUM);
+                let out = out_of_budget();
+                yield_now().await;
+                (out, YIELD_AT.get().is_some_and(|at| at > Instant::now() - QUANTUM))
+            });
+            assert!(matches!(task.await, (true, true)));
+        });
+    }
+
+    #[test]
+    fn an_account_ends_with_its_last_task() {
+        on_a_core(async {
+            for payer in 0..100 {
+                spawn_for(Payer(payer), async {});
+            }
+            let count = || {
+                with_core(|core| {
+                    let ready = core.executor.queue.borrow();
+                    (ready.accounts.len(), ready.places.len(), ready.rotation.len(), ready.len)
+                })
+            };
+            assert_eq!(count(), (100, 100, 100, 100));
+            while count() != (0, 0, 0, 0) {
+                crate::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
 }

@@ -42,7 +42,7 @@ mod tests;
 
 pub use crate::core::{CoreOptions, Inbox, block_on, core_index, has_core, now, set_inbox};
 pub use crate::driver::{DriverChoice, DriverKind};
-pub use crate::executor::{Task, spawn, spawn_scoped, yield_now};
+pub use crate::executor::{Payer, Task, out_of_budget, spawn, spawn_for, spawn_scoped, yield_now};
 pub use crate::net::{Datagram, TcpListener, TcpStream, Transmit, UdpSocket};
 pub use crate::remote::Remote;
 pub use crate::ring::{Guard, RingOptions};

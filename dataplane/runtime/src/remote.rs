@@ -14,8 +14,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, fence};
 
-use async_task::Runnable;
-
+use crate::executor::Runnable;
 /// The side of a core that other threads see.
 #[derive(Debug)]
 pub struct Remote {
@@ -96,16 +95,14 @@ impl Remote {
         self.notify();
     }
 
-    /// Moves what other threads woke to the core's own queue; returns how many.
-    pub(crate) fn take_woken(&self, into: &mut VecDeque<Runnable>) -> usize {
+    /// Takes what other threads woke, for the core's own queue.
+    pub(crate) fn take_woken(&self) -> VecDeque<Runnable> {
         if !self.has_woken.load(Ordering::Acquire) {
-            return 0;
+            return VecDeque::new();
         }
         let mut woken = self.woken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.has_woken.store(false, Ordering::Relaxed);
-        let count = woken.len();
-        into.append(&mut woken);
-        count
+        std::mem::take(&mut woken)
     }
 
     pub(crate) fn count_turn(&self) {

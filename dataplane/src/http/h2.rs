@@ -131,6 +131,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.start_stream(cx, request, respond);
+                    if berth_runtime::out_of_budget() {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -453,6 +457,10 @@ struct Metered<T> {
 /// library's cost, and more than any honest window needs.
 const READ_PER_TURN: usize = 64 * 1024;
 
+/// Bytes that the library gets before it is asked again whether the task's budget is used up: it works
+/// off all that it has in one go, and this may be 80 small requests.
+const READ_AT_ONCE: usize = 4 * 1024;
+
 impl<T> Metered<T> {
     /// Whether this connection may read (more) in this turn.
     fn has_budget(&mut self, now: Instant) -> bool {
@@ -473,13 +481,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
             return Poll::Pending; // What a flooding peer sends is not read any more.
         }
         let now = berth_runtime::now();
-        if !self.has_budget(now) {
+        if !self.has_budget(now) || berth_runtime::out_of_budget() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
-        self.read_this_turn += into.filled().len() - before;
+        let room = into.remaining().min(READ_AT_ONCE);
+        let mut piece = ReadBuf::new(into.initialize_unfilled_to(room));
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
+        let count = piece.filled().len();
+        into.advance(count);
+        self.read_this_turn += count;
         let now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
         if let Err(breach) = self.meter.observe(now_ms, &into.filled()[before..]) {
             self.shared.breach.set(Some(breach));

@@ -81,7 +81,7 @@ impl Flood {
                 rounds = bursts(node.http, &http2((0..500).flat_map(pair)), &going);
             }
             Self::Pings => {
-                rounds = bursts(node.http, &http2(frame(PING, 0, 0, &[0; 8]).repeat(1000)), &going)
+                rounds = bursts(node.http, &http2(frame(PING, 0, 0, &[0; 8]).repeat(1000)), &going);
             }
             Self::Continuations => {
                 let first = frame(HEADERS, 0, 1, &request_block("GET", "/", &[]));

@@ -4,7 +4,10 @@
 //! Attacker and neighbour share CPU 1, for CPU 0 is the node's. So the neighbour gets real-time
 //! priority if it may (root), or it would measure how long it waits for the attacker. Its own
 //! baseline is taken right before, with a CPU 1 that is as busy with system calls, but not with the
-//! node's. The node gets a high priority in both, so that whatever else the machine does is left out.
+//! node's. The node gets a high priority in both, so that whatever else the machine does is left out;
+//! where the kernel groups sessions (sched_autogroup_enabled), the priority counts within the session
+//! only, and on a busy machine the program is to run in a session of its own with a high one:
+//! `setsid -w sh -c 'echo -20 > /proc/self/autogroup; exec target/release/neighbour'`.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

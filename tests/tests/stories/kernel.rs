@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use berth_tests::clients::{connect, curl, finish, read_until, start};
-use berth_tests::node::{Driver, Node, Plan, wait_until};
+use berth_tests::node::{Driver, PATIENCE, Plan, wait_until};
 use berth_tests::{on_both_drivers, once};
 
 use crate::common;
@@ -105,31 +105,35 @@ fn allow_few_files() -> io::Result<()> {
 }
 
 /// No route keeps a core busy, so the test stops the core's thread as a debugger would. A thread
-/// that is stopped in its sleep is not stalled: under load it is awake sooner or later. One core, so
-/// that no other one is found stalled because the machine is busy.
+/// that is stopped in its sleep is not stalled: under load it is awake sooner or later.
 fn a_stalled_core_is_told_and_recovers(driver: Driver) {
-    let node = Plan::new(driver, common()).cores(1).start();
-    let (thread, _) = node.threads().into_iter().find(|(_, name)| name == "core-0").unwrap();
+    let node = Plan::new(driver, common()).cores(2).start();
+    let (thread, _) = node.threads().into_iter().find(|(_, name)| name == "core-1").unwrap();
     let mut load =
         start(Command::new("h2load").args(["--h1", "--requests=100000000", "--clients=20", &node.http("/")]));
-    let stalls = |node: &Node| node.status()["cores"][0]["stalls"].as_u64().unwrap();
-    let deadline = Instant::now() + berth_tests::node::PATIENCE;
-    while stalls(&node) == 0 {
+    let is_stalled = || node.status()["cores"][1]["stalled"] == true;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         assert!(Instant::now() < deadline, "the core is never found awake");
-        let stopped = Stopped::stop(thread);
+        let _stopped = Stopped::stop(thread);
         let until = Instant::now() + Duration::from_secs(1);
-        while stalls(&node) == 0 && Instant::now() < until {
+        while !is_stalled() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
         }
-        if stalls(&node) > 0 {
-            assert_eq!(node.status()["cores"][0]["stalled"], true);
-            assert_eq!(node.metric("berth_node_cores_stalled"), 1.0);
-            assert_eq!(node.get("/health/live"), (503, "1 cores are stalled\n".into()));
-            assert_eq!(node.log_line("core.stalled")["core"], 0);
+        if is_stalled() {
+            // Another core may be starved at the same time, where the machine is busy.
+            assert!(node.metric("berth_node_cores_stalled") >= 1.0);
+            let (status, text) = node.get("/health/live");
+            assert!(status == 503 && text.ends_with("cores are stalled\n"), "{status} {text}");
+            assert!(node.status()["cores"][1]["stalls"].as_u64() >= Some(1));
+            break;
         }
-        drop(stopped);
     }
-    assert_eq!(node.log_line("core.recovered")["core"], 0);
+    wait_until("the core is well again", || !is_stalled());
+    for message in ["core.stalled", "core.recovered"] {
+        let lines = node.log_lines(message, 1);
+        assert!(lines.iter().any(|line| line["core"] == 1), "{lines:?}");
+    }
     load.kill().unwrap();
     finish(load);
     wait_until("it is well again", || node.get("/health/live").0 == 200);

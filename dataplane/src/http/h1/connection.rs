@@ -79,6 +79,7 @@ where
             Err(Idle::Ended) => return,
         };
         match next {
+            Next::Request if berth_runtime::out_of_budget() => berth_runtime::yield_now().await,
             Next::Request => {}
             Next::Close(Unread::Nothing) => return link.close().await,
             Next::Close(Unread::Something) => return Box::pin(link.linger()).await,
@@ -465,6 +466,10 @@ impl<'l, 'a, T: AsyncRead + AsyncWrite + Unpin, S: Service> Exchange<'l, 'a, T, 
             }
             if progress {
                 self.waiting = Waiting::Handler;
+                if berth_runtime::out_of_budget() {
+                    cx.waker().wake_by_ref(); // A client that is as fast as we are must not keep the core.
+                    return Poll::Pending;
+                }
                 continue;
             }
             self.watch_client(cx)?;
