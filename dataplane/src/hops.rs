@@ -183,9 +183,10 @@ fn answer<S: Service>(hops: &Rc<Hops>, service: &Rc<S>, from: CoreId, question: 
     let Some(request) = from_envelope(question) else {
         return hops.reply(from, to_reply(ticket, Reply::problem(Problem::Internal)));
     };
-    let (hops, future) = (Rc::clone(hops), service.call(request));
+    let (hops, service) = (Rc::clone(hops), Rc::clone(service));
+    // The whole call is in the task, so that a panic in it ends the task and not the core.
     berth_runtime::spawn(async move {
-        let reply = future.await;
+        let reply = service.call(request).await;
         hops.reply(from, to_reply(ticket, reply));
     });
 }

@@ -686,9 +686,7 @@ fn bind(address: SocketAddr) -> Result<OwnedFd, StartError> {
 }
 
 fn lane_capacities(config: &Config, cores: usize) -> Capacities {
-    let default = Capacities::for_cores(cores);
-    let request = default.request.min(config.runtime.mailbox_capacity);
-    Capacities { request, ..default }
+    Capacities { request: config.runtime.mailbox_capacity, ..Capacities::for_cores(cores) }
 }
 
 fn connection_limits(limits: &config::Limits) -> ConnectionLimits {

@@ -272,23 +272,22 @@ keys! {
     };
     RUNTIME_RECEIVE_BUFFERS_MAX: PowerOfTwo = Key {
         path: "runtime.receive_buffers_max",
-        rule: PowerOfTwo { min: 64, max: 1 << 20 },
-        fallback: Fallback::Default("65536"),
-        example: "65536",
-        meaning: "Most receive buffers of one core, of which io_uring uses at most 32768. The pool grows \
-            under load and shrinks again; at this number receives wait until buffers come back.",
-        why: "32768 buffers of 4KiB are 128MiB for each core in the worst case; idle connections hold \
-            none.",
+        rule: PowerOfTwo { min: 64, max: 1 << 15 },
+        fallback: Fallback::Default("16384"),
+        example: "16384",
+        meaning: "Most receive buffers of one core. The pool grows under load and shrinks again; at this \
+            number receives wait until buffers come back.",
+        why: "16384 buffers of 4KiB are 64MiB for each core in the worst case; idle connections hold \
+            none. A buffer ring of the kernel holds at most 32768.",
     };
     RUNTIME_MAILBOX_CAPACITY: Count<usize> = Key {
         path: "runtime.mailbox_capacity",
         rule: Count { min: 16, max: 65_536 },
-        fallback: Fallback::Default("4096"),
-        example: "4096",
-        meaning: "Most requests that may wait between two cores, for each direction. It can only lower \
-            the node's own bound of 32 to 256, which shares 1024 among a core's senders. When full, \
-            requests are shed with 503.",
-        why: "1024 requests are about 10ms of work for the receiver: a longer queue would only add \
+        fallback: Fallback::Default("256"),
+        example: "256",
+        meaning: "Most requests that may wait between two cores, for each direction. When full, requests \
+            are shed with 503.",
+        why: "256 requests are some milliseconds of work for the receiver: a longer queue would only add \
             latency. Memory grows with the square of the cores.",
     };
     RUNTIME_STALL_AFTER: Time = Key {

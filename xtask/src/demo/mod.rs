@@ -69,7 +69,7 @@ fn introduce(node: &Node) {
          \n  HTTP/2, clear text   curl -i --http2-prior-knowledge http://{plain}/\
          \n  HTTP/2 over TLS      curl -i --insecure https://{tls}/\
          \n  echo a body          curl --data-binary 'ahoy' http://{plain}/echo\
-         \n  stream a body        curl --output /dev/null http://{plain}/stream/1\
+         \n  stream a body        curl --output /dev/null http://{plain}/stream/1MiB\
          \n  what it counts       curl http://{admin}/metrics\n\
          \nThe certificate is self-made, hence --insecure.\n"
     );

@@ -48,13 +48,13 @@ const TLS_H2_ECHO: &[&str] = &["--insecure", "--http2", "--data-binary", "ahoy"]
 const PROBES: &[Probe] = &[
     Probe { title: "HTTP/1.1", listener: Listener::Plain, path: "/", curl: &["--http1.1"], version: "1.1", body: Body::Contains("berth") },
     Probe { title: "HTTP/1.1, echo", listener: Listener::Plain, path: "/echo", curl: ECHO, version: "1.1", body: Body::Is("ahoy") },
-    Probe { title: "HTTP/1.1, stream", listener: Listener::Plain, path: "/stream/1", curl: &["--http1.1"], version: "1.1", body: Body::AtLeast(MIB) },
+    Probe { title: "HTTP/1.1, stream", listener: Listener::Plain, path: "/stream/1MiB", curl: &["--http1.1"], version: "1.1", body: Body::AtLeast(MIB) },
     Probe { title: "h2c", listener: Listener::Plain, path: "/", curl: H2C, version: "2", body: Body::Contains("berth") },
     Probe { title: "h2c, echo", listener: Listener::Plain, path: "/echo", curl: H2C_ECHO, version: "2", body: Body::Is("ahoy") },
     Probe { title: "TLS, HTTP/1.1", listener: Listener::Tls, path: "/", curl: TLS_H1, version: "1.1", body: Body::Contains("berth") },
     Probe { title: "TLS, HTTP/2", listener: Listener::Tls, path: "/", curl: TLS_H2, version: "2", body: Body::Contains("berth") },
     Probe { title: "TLS, HTTP/2, echo", listener: Listener::Tls, path: "/echo", curl: TLS_H2_ECHO, version: "2", body: Body::Is("ahoy") },
-    Probe { title: "TLS, HTTP/2, stream", listener: Listener::Tls, path: "/stream/1", curl: TLS_H2, version: "2", body: Body::AtLeast(MIB) },
+    Probe { title: "TLS, HTTP/2, stream", listener: Listener::Tls, path: "/stream/1MiB", curl: TLS_H2, version: "2", body: Body::AtLeast(MIB) },
     Probe { title: "metrics", listener: Listener::Admin, path: "/metrics", curl: &[], version: "1.1", body: Body::Contains("berth_") },
 ];
 
