@@ -297,9 +297,11 @@ mod tests {
     #[test]
     fn the_largest_mesh_can_be_made_and_its_cores_named() {
         let tiny = Capacities { control: 1, request: 1, toss: 1 };
-        let cores = mesh::<u8>(MAX_CORES, tiny).unwrap();
-        assert_eq!(cores.len(), MAX_CORES);
-        assert_eq!(cores[7].outbox.peer(255).map(CoreId::index), Some(255));
+        // 65,280 links are a blink for the machine and hours for Miri.
+        let count = if cfg!(miri) { 12 } else { MAX_CORES };
+        let cores = mesh::<u8>(count, tiny).unwrap();
+        assert_eq!(cores.len(), count);
+        assert_eq!(cores[7].outbox.peer(count - 1).map(CoreId::index), Some(count - 1));
     }
 
     #[test]
