@@ -287,11 +287,17 @@ impl<S: Service> Visit<S> {
     }
 
     fn serve_http1<T: Tunnel + 'static>(self, io: T, read: BytesMut, peer: Rc<Peer>) -> Serving {
-        Box::pin(async move { h1::serve(io, read, &self.house.core, peer, &self.draining).await })
+        Box::pin(async move {
+            let visit = self; // The whole visit: its admission ends with the connection.
+            h1::serve(io, read, &visit.house.core, peer, &visit.draining).await;
+        })
     }
 
     fn serve_http2<T: Tunnel + 'static>(self, io: T, peer: Rc<Peer>) -> Serving {
-        Box::pin(async move { h2::serve(io, &self.house.core, peer, &self.draining).await })
+        Box::pin(async move {
+            let visit = self; // As above.
+            h2::serve(io, &visit.house.core, peer, &visit.draining).await;
+        })
     }
 }
 
