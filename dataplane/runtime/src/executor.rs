@@ -12,6 +12,8 @@
 //! has a thousand connections, or work that is dear to us, waits behind its own tasks; somebody else
 //! waits for one quantum for each payer that is busy now. A task that has much to do asks
 //! [`out_of_budget`] in its loop and yields; how far it overshoots bounds how long others wait.
+//! What the kernel will do for a task when the core enters it next takes time as well: the sockets
+//! put an estimate on the same bill ([`bill`]).
 //!
 //! Panics: a task that panics ends alone. Its future is dropped (a connection's future closes its
 //! socket), the panic is counted and logged, and the core goes on.
@@ -58,6 +60,8 @@ thread_local! {
     static LOCAL: RefCell<Option<(Rc<Queue>, *const Remote)>> = const { RefCell::new(None) };
     /// When the task that runs now should yield.
     static YIELD_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// What the kernel will do for the task that runs now.
+    static BILLED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// The payer of the task that runs now, whose children have the same.
     static PAYER: Cell<Payer> = const { Cell::new(Payer::CORE) };
 }
@@ -184,9 +188,9 @@ impl Executor {
         let ready = self.queue.borrow().len;
         let mut polled = 0;
         if ready > 0 {
-            let began = Instant::now();
-            let mut now = began;
-            while polled < ready && now.duration_since(began) < TURN {
+            let mut now = Instant::now();
+            let mut used = Duration::ZERO;
+            while polled < ready && used < TURN {
                 let Some((runnable, payer)) = self.queue.borrow_mut().pop() else { break };
                 YIELD_AT.set(Some(now + QUANTUM));
                 PAYER.set(payer);
@@ -196,7 +200,9 @@ impl Executor {
                 }
                 polled += 1;
                 let after = Instant::now();
-                self.queue.borrow_mut().charge(after.duration_since(now));
+                let cost = after.duration_since(now) + BILLED.take();
+                self.queue.borrow_mut().charge(cost);
+                used += cost;
                 now = after;
             }
             YIELD_AT.set(None);
@@ -305,6 +311,15 @@ pub fn out_of_budget() -> bool {
     YIELD_AT.get().is_some_and(|at| Instant::now() >= at)
 }
 
+/// Puts work that the kernel will do for the current task on its payer's bill, as if the task did it
+/// now: the task's budget, its payer's quantum and the core's turn all get shorter by it.
+pub(crate) fn bill(cost: Duration) {
+    if let Some(at) = YIELD_AT.get() {
+        YIELD_AT.set(at.checked_sub(cost));
+        BILLED.set(BILLED.get() + cost);
+    }
+}
+
 /// Lets the other ready tasks, the timers and the sockets have their turn.
 pub async fn yield_now() {
     let mut yielded = false;
@@ -356,6 +371,27 @@ mod tests {
         });
         let waited = order.borrow().iter().position(|payer| *payer == 2).unwrap();
         assert_eq!(waited, 1, "one quantum of the other payer is one of its tasks");
+    }
+
+    #[test]
+    fn what_the_kernel_will_do_for_a_task_is_on_its_bill() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&order);
+        on_a_core(async move {
+            for payer in [1, 1, 1, 2] {
+                let order = Rc::clone(&seen);
+                spawn_for(Payer(payer), async move {
+                    assert!(!out_of_budget());
+                    bill(QUANTUM);
+                    assert!(out_of_budget());
+                    order.borrow_mut().push(payer);
+                });
+            }
+            while seen.borrow().len() < 4 {
+                crate::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        assert_eq!(*order.borrow(), [1, 2, 1, 1], "the other payer waits for one quantum, not for three");
     }
 
     #[test]

@@ -135,8 +135,7 @@ pub fn look() -> Facts {
             .ok()
             .and_then(|text| text.lines().find_map(|line| line.strip_prefix("Seccomp:")?.trim().parse().ok()))
             .unwrap_or(0),
-        kernel_release: std::fs::read_to_string("/proc/sys/kernel/osrelease")
-            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+        kernel_release: kernel_release(),
         memlock_bytes: memlock_bytes(),
         ..Facts::default()
     };
@@ -145,6 +144,19 @@ pub fn look() -> Facts {
         Err(error) => facts.setup_errno = Some(error.raw_os_error().unwrap_or(libc::EIO)),
     }
     facts
+}
+
+/// The running kernel's release, such as `6.12.9-amd64`.
+pub(crate) fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Whether the kernel can end a multishot receive after a number of bytes: since Linux 6.17. An older one
+/// refuses the receive, and there is no way to ask but by its release.
+pub(crate) fn ends_receives(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(17))
 }
 
 fn try_ring() -> io::Result<Vec<&'static str>> {
@@ -189,6 +201,16 @@ mod tests {
         assert_eq!(judge(&facts(libc::EMFILE)), Some(Missing::Other { errno: libc::EMFILE }));
         let operations = Facts { missing_operations: vec!["MSG_RING"], ..Facts::default() };
         assert_eq!(judge(&operations), Some(Missing::Operations { names: vec!["MSG_RING"] }));
+    }
+
+    #[test]
+    fn receives_end_since_linux_6_17() {
+        for release in ["6.17.0", "6.18.44-custom", "7.0-rc1", "10.2"] {
+            assert!(ends_receives(release), "{release}");
+        }
+        for release in ["6.1.0-13-amd64", "6.16.9", "5.19", "6", "unknown", ""] {
+            assert!(!ends_receives(release), "{release}");
+        }
     }
 
     #[test]

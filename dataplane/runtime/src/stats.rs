@@ -93,6 +93,8 @@ pub struct CoreStats {
     Counter ring_faults;
     /// Operations in flight.
     Gauge ring_operations;
+    /// Descriptors that wait to be closed, because one turn closes few.
+    Gauge ring_closing;
     /// Receives that ended because no buffer was provided (ENOBUFS); each was armed again.
     Counter receive_starved;
     /// Receives that were stopped because their reader was slow.

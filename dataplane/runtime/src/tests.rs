@@ -347,6 +347,47 @@ async fn flood(count: usize, size: usize) {
 }
 
 #[test]
+fn what_a_peer_sent_ahead_comes_in_pieces() {
+    // Without the end of a receive all 60,000 bytes are there after the first read.
+    if !crate::probe::ends_receives(&crate::probe::kernel_release()) {
+        return;
+    }
+    let options = CoreOptions { driver: DriverChoice::Uring, ..CoreOptions::default() };
+    run_on(&options, async {
+        let (mut near, mut far) = tcp_pair();
+        std::io::Write::write_all(&mut near, &[7; 60_000]).unwrap();
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        far.read_exact(&mut [0; 1]).await.unwrap();
+        let mut into = vec![0; 60_000];
+        let first = far.read(&mut into).await.unwrap();
+        assert!(first < 40_000, "{first} bytes came in one go");
+        let mut rest = Vec::new();
+        far.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(1 + first + rest.len(), 60_000);
+    });
+}
+
+#[test]
+fn many_closes_take_many_turns_and_all_happen() {
+    let options = CoreOptions { driver: DriverChoice::Uring, ..CoreOptions::default() };
+    let (_, stats) = run_on(&options, async {
+        let (nears, fars): (Vec<_>, Vec<_>) = (0..100).map(|_| tcp_pair()).unzip();
+        let turns = || crate::core::with_core(|core| core.stats.turns.get());
+        let before = turns();
+        drop(fars);
+        for mut near in nears {
+            near.set_nonblocking(true).unwrap();
+            while std::io::Read::read(&mut near, &mut [0; 1]).is_err() {
+                yield_now().await;
+            }
+        }
+        let took = turns() - before;
+        assert!(took >= 20, "a hundred sockets were closed in {took} turns");
+    });
+    assert_eq!(stats.ring_closing.get(), 0);
+}
+
+#[test]
 fn receives_that_find_no_buffer_are_armed_again_and_counted() {
     let ring = RingOptions { receive_buffers_max: 4, ..RingOptions::default() };
     let options = CoreOptions { driver: DriverChoice::Uring, ring, ..CoreOptions::default() };

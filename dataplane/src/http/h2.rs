@@ -7,7 +7,7 @@
 //! The connection ends gracefully (GOAWAY, then the streams that run) on drain and when idle, and
 //! abruptly (GOAWAY ENHANCE_YOUR_CALM) when the meter reports a flood.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -55,8 +55,6 @@ where
         reactions: Reactions::default(),
         numbers: Arc::clone(&core.numbers),
         started: berth_runtime::now(),
-        turn: berth_runtime::now(),
-        read_this_turn: 0,
         shared: Rc::clone(&shared),
     };
     let limits = &core.limits;
@@ -440,36 +438,19 @@ fn status_has_body(status: http::StatusCode) -> bool {
 /// Feeds the meter with what the peer sends, below the library.
 ///
 /// The library reads until the stream is dry, so a peer that sends without pause would hold the
-/// core: what one connection may read in one turn is bounded here, and the rest waits for the next.
+/// core: nothing is read or written when the task's budget is used up.
 struct Metered<T> {
     io: T,
     meter: FrameMeter,
     reactions: Reactions,
     numbers: Arc<CoreNumbers>,
     started: Instant,
-    /// The turn in which `read_this_turn` bytes were read.
-    turn: Instant,
-    read_this_turn: usize,
     shared: Rc<Shared>,
 }
 
-/// Bytes that one connection may read in a turn: about 100 µs of frames at the meter's and the
-/// library's cost, and more than any honest window needs.
-const READ_PER_TURN: usize = 64 * 1024;
-
 /// Bytes that the library gets before it is asked again whether the task's budget is used up: it works
-/// off all that it has in one go, and this may be 80 small requests.
-const READ_AT_ONCE: usize = 4 * 1024;
-
-impl<T> Metered<T> {
-    /// Whether this connection may read (more) in this turn.
-    fn has_budget(&mut self, now: Instant) -> bool {
-        if self.turn != now {
-            (self.turn, self.read_this_turn) = (now, 0);
-        }
-        self.read_this_turn < READ_PER_TURN
-    }
-}
+/// off all that it has in one go, and this may be 40 small requests.
+const READ_AT_ONCE: usize = 2 * 1024;
 
 impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     fn poll_read(
@@ -480,8 +461,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         if self.shared.breach.get().is_some() {
             return Poll::Pending; // What a flooding peer sends is not read any more.
         }
-        let now = berth_runtime::now();
-        if !self.has_budget(now) || berth_runtime::out_of_budget() {
+        if berth_runtime::out_of_budget() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -491,8 +471,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
         let count = piece.filled().len();
         into.advance(count);
-        self.read_this_turn += count;
-        let now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
+        let now_ms = berth_runtime::now().saturating_duration_since(self.started).as_millis() as u64;
         if let Err(breach) = self.meter.observe(now_ms, &into.filled()[before..]) {
             self.shared.breach.set(Some(breach));
             // The library never sees these bytes; the driver looks at the breach next.
@@ -549,13 +528,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 /// The bytes of an upgraded stream (RFC 8441).
 struct Tunnel {
     receive: RecvStream,
-    read: RefCell<Bytes>,
+    read: Bytes,
     send: SendStream<Bytes>,
 }
 
 impl Tunnel {
     fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
-        Self { receive, read: RefCell::default(), send }
+        Self { receive, read: Bytes::new(), send }
     }
 }
 
@@ -565,19 +544,18 @@ impl AsyncRead for Tunnel {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read.borrow().is_empty() {
+        if self.read.is_empty() {
             match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(bytes)) => {
                     let _ = self.receive.flow_control().release_capacity(bytes.len());
-                    self.read.replace(bytes);
+                    self.read = bytes;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let mut read = self.read.borrow_mut();
-        let count = read.len().min(into.remaining());
-        into.put_slice(&read.split_to(count));
+        let count = self.read.len().min(into.remaining());
+        into.put_slice(&self.read.split_to(count));
         Poll::Ready(Ok(()))
     }
 }

@@ -1,7 +1,9 @@
 //! A TCP stream over the ring: one multishot receive, one send in flight.
 //!
 //! * *Receiving*: armed at the first read and left armed; bytes wait in provided buffers until the
-//!   task reads them. A reader that lags by [`QUEUE_MAX`] buffers has its receive cancelled, so
+//!   task reads them. A receive ends after [`RECEIVE_MAX`] bytes, and the next read arms another: or
+//!   the kernel would hand over all that a peer sent, some hundred kilobytes, in one go, while everybody
+//!   else on the core waits (a kernel before 6.17 does). A reader that lags by [`QUEUE_MAX`] buffers has its receive cancelled, so
 //!   that the peer's window closes; reading the queue empty arms it again. When the pool is nearly
 //!   used up a reader may lag by one receive only.
 //! * *Sending*: a write copies into a send buffer and starts one send of it; further writes fill a
@@ -15,16 +17,28 @@ use std::io::{self, IoSlice};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use io_uring::opcode;
+use io_uring::{opcode, squeue};
 use io_uring::types::Fd;
 use tokio::io::ReadBuf;
 
 use super::{Busy, Done, ReceivePool, Ring, STREAM_GROUP, SendBuffer, Slot, wake};
+use crate::executor::bill;
 
 /// Filled buffers that a stream may hold before its receive is stopped: 64 KiB of 4 KiB buffers,
 /// about what a fast peer sends in one round trip inside a data centre.
 const QUEUE_MAX: usize = 16;
+
+/// Bytes after which a receive ends: 10 to 50 µs of copying, and one more submission for as many bytes.
+const RECEIVE_MAX: u32 = 32 * 1024;
+
+/// What the kernel's receive of some bytes has cost, about: the copy.
+const RECEIVE_COST_PER_KIB: Duration = Duration::from_nanos(300);
+/// What the kernel's send of some bytes costs, about: the path through TCP, and the copy. Over loopback the
+/// receiver's part as well.
+const SEND_COST: Duration = Duration::from_micros(2);
+const SEND_COST_PER_KIB: Duration = Duration::from_nanos(400);
 
 /// Bytes that have not been read yet.
 struct Filled {
@@ -130,6 +144,7 @@ impl RingStream {
     }
 
     fn copy_filled(&self, inner: &mut Inner, into: &mut ReadBuf<'_>) {
+        let before = into.filled().len();
         let mut pool = self.ring.streams.borrow_mut();
         while let Some(front) = inner.filled.front_mut() {
             let (start, count) =
@@ -147,6 +162,7 @@ impl RingStream {
                 inner.filled.pop_front();
             }
         }
+        bill(RECEIVE_COST_PER_KIB * ((into.filled().len() - before) / 1024) as u32);
         if inner.filled.is_empty() && inner.filled.capacity() > QUEUE_MAX {
             inner.filled = VecDeque::new(); // A burst's queue is not kept by an idle stream.
         }
@@ -239,8 +255,21 @@ fn keep_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 fn arm(ring: &Ring, state: &Rc<State>) -> Receiving {
-    let entry = opcode::RecvMulti::new(Fd(state.fd), STREAM_GROUP).build();
+    let mut entry = opcode::RecvMulti::new(Fd(state.fd), STREAM_GROUP).build();
+    if ring.receive_ends {
+        end_after(&mut entry, RECEIVE_MAX);
+    }
     Receiving::Armed(ring.start(Slot::Receive(Rc::clone(state)), entry))
+}
+
+/// Lets a multishot receive end after so many bytes. A kernel that does not know how refuses it.
+fn end_after(entry: &mut squeue::Entry, bytes: u32) {
+    /// Where `optlen` lies in the kernel's `io_uring_sqe`; the crate has no setter for receives.
+    const OPTLEN: usize = 44;
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: `Entry` is `repr(C)` around the 64 bytes of the kernel's struct, in which these four
+    // are an aligned integer that may have any value.
+    unsafe { std::ptr::from_mut(entry).byte_add(OPTLEN).cast::<u32>().write(bytes) };
 }
 
 /// A buffer is there again for a stream that starved.
@@ -324,6 +353,7 @@ fn stop_if_lagging(ring: &Ring, inner: &mut Inner) {
 
 fn send(ring: &Ring, state: &Rc<State>, buffer: SendBuffer) {
     let (start, len) = buffer.pending();
+    bill(SEND_COST + SEND_COST_PER_KIB * (len / 1024) as u32);
     // MSG_WAITALL lets the kernel go on by itself after a partial send.
     let entry = opcode::Send::new(Fd(state.fd), start, len as u32)
         .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
