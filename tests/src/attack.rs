@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -94,13 +95,17 @@ impl Node {
         );
         let file = folder.join("berth.toml");
         std::fs::write(&file, text).expect("the configuration can be written");
-        let mut child = Command::new(berth())
-            .args(["dataplane", "--config"])
-            .arg(&file)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the node starts");
+        let mut command = Command::new(berth());
+        command.args(["dataplane", "--config"]).arg(&file).stderr(Stdio::piped()).stdout(Stdio::null());
+        // SAFETY: setsid is safe between fork and exec. A session of its own lets the scheduler tell the
+        // node from its attackers.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                Ok(())
+            })
+        };
+        let mut child = command.spawn().expect("the node starts");
         let admin = wait_for_ready(&mut child);
         let status = status_of(admin).expect("a ready node answers");
         let listener = |index: usize| {

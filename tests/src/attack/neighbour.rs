@@ -4,10 +4,11 @@
 //! Attacker and neighbour share CPU 1, for CPU 0 is the node's. So the neighbour gets real-time
 //! priority if it may (root), or it would measure how long it waits for the attacker. Its own
 //! baseline is taken right before, with a CPU 1 that is as busy with system calls, but not with the
-//! node's. The node gets a high priority in both, so that whatever else the machine does is left out;
-//! where the kernel groups sessions (sched_autogroup_enabled), the priority counts within the session
-//! only, and on a busy machine the program is to run in a session of its own with a high one:
-//! `setsid -w sh -c 'echo -20 > /proc/self/autogroup; exec target/release/neighbour'`.
+//! node's. The kernel's own thread for packets that come faster than they are worked off (ksoftirqd)
+//! must not wait for the attacker either, so the attacker gets the lowest priority: it has what the
+//! others leave of CPU 1, nearly all. The node gets the highest, so that whatever else the machine
+//! does is left out. Where the kernel groups sessions (`sched_autogroup_enabled`), priorities count
+//! within a session only, so the node has a session of its own, and both sessions get theirs.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -141,15 +142,17 @@ fn real_time() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
 }
 
-/// Puts the node above everything else on the machine, and this program above what only builds.
-pub fn raise_priorities(node: &Node) {
-    let raise = |thread: u32, nice: i32| {
-        // SAFETY: takes numbers only; without the right to it nothing changes.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) };
+/// Puts the node above everything else on the machine, and this program's attacks below. Without the
+/// right to it nothing changes.
+pub fn set_priorities(node: &Node) {
+    let set = |process: u32, nice: i32| {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+        for thread in threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+            // SAFETY: takes numbers only.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, thread, nice) };
+        }
+        let _ = std::fs::write(format!("/proc/{process}/autogroup"), nice.to_string());
     };
-    let threads = std::fs::read_dir(format!("/proc/{}/task", node.pid())).into_iter().flatten().flatten();
-    threads
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .for_each(|thread| raise(thread, -20));
-    raise(0, -15);
+    set(node.pid(), -20);
+    set(std::process::id(), 19);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use berth_tests::attack::Node;
 use berth_tests::attack::floods::Flood;
-use berth_tests::attack::neighbour::{measure, raise_priorities};
+use berth_tests::attack::neighbour::{measure, set_priorities};
 
 /// The goal: a 99th percentile of at most twice the neighbour's own.
 const RATIO_MAX: f64 = 2.0;
@@ -29,7 +29,7 @@ fn main() {
         }
         // A node for each, so that no attack inherits the state of another.
         let node = Node::start_for_speed();
-        raise_priorities(&node);
+        set_priorities(&node);
         let outcome = measure(&node, flood, time);
         let us = |time: Duration| format!("{} µs", time.as_micros());
         let met = outcome.attacked.errors == 0 && outcome.ratio() <= RATIO_MAX;
