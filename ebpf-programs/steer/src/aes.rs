@@ -15,7 +15,7 @@
 //! decodes closely enough, the key. Therefore a key of this module must be good for nothing but
 //! connection ids, which protect no data: payloads and their authenticity belong to TLS. Who learns
 //! the key can link the ids of one connection across networks, count servers and cores, and make ids
-//! that aim at one core, until the key is rotated.
+//! that aim at one core, until the key is rotated ([`cid`](crate::cid)).
 //!
 //! # Invariants
 //!

@@ -3,6 +3,7 @@
 //! The same source will run in BPF, in the dataplane and in tests; so it is `no_std`, allocates
 //! nothing, has no dependency, and knows no map, socket or clock.
 //!
+//! - [`cid`]: the connection ids that we issue, which carry the destination of their packets.
 //! - [`aes`]: the one block of AES-128 that hides it.
 //!
 //! Parsing and the decision function arrive with XDP.
@@ -13,3 +14,4 @@
 extern crate std;
 
 pub mod aes;
+pub mod cid;

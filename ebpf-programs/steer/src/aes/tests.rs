@@ -78,6 +78,7 @@ fn the_substitution_is_a_permutation_and_has_its_inverse() {
 fn a_key_does_not_show_itself() {
     let key = AesKey::new([0x5a; 16]);
     assert_eq!(format!("{key:?}"), "AesKey { .. }");
+    assert_eq!(format!("{:?}", crate::cid::Config::Encrypted(key)), "Encrypted(AesKey { .. })");
 }
 
 proptest! {
