@@ -11,6 +11,7 @@ import json
 import sys
 
 import fetching
+import handshakes
 import roaming
 from client import Failure, Report, Run
 
@@ -32,6 +33,7 @@ def parse() -> argparse.Namespace:
         return command
 
     fetching.add_commands(add)
+    handshakes.add_commands(add)
     roaming.add_commands(add)
     return parser.parse_args()
 

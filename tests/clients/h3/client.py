@@ -30,7 +30,7 @@ from aioquic.quic.packet import (
     QuicVersionInformation,
     pull_quic_transport_parameters,
 )
-from aioquic.tls import SessionTicket
+from aioquic.tls import Epoch, SessionTicket
 
 BACKLOG_MAX = 1 << 18
 """Bytes of a request body that may wait in memory: a few round trips on loopback."""
@@ -157,8 +157,13 @@ class Quic(QuicConnection):
 
     @property
     def key_phase(self) -> int:
-        """The key phase in which the server was last heard."""
-        return next(pair.recv.key_phase for epoch, pair in self._cryptos.items() if epoch.name == "ONE_RTT")
+        """The key phase in which the server was last heard, or which we began."""
+        return self._cryptos[Epoch.ONE_RTT].recv.key_phase
+
+    @property
+    def may_update_keys(self) -> bool:
+        """Whether HANDSHAKE_DONE came: aioquic would put an update off until then."""
+        return self._handshake_confirmed
 
     @property
     def end(self) -> End | None:
@@ -303,17 +308,20 @@ class Client(QuicConnectionProtocol):
             (b":path", path.encode()),
         ]
 
+    def send(self, answer: Answer, data: bytes, *, ends: bool = False) -> None:
+        """Sends a DATA frame of a request."""
+        assert self.http is not None, "a head was sent"
+        self.http.send_data(answer.stream, data, end_stream=ends)
+        self.transmit()
+
     async def send_body(self, answer: Answer, pieces: Iterable[bytes]) -> None:
         """Sends a body piece by piece, no faster than the node takes it, unless it stops us."""
-        assert self.http is not None, "a head was sent"
         for piece in pieces:
             await self.until(lambda: self.quic.backlog(answer.stream) < BACKLOG_MAX)
             if answer.stopped is not None:
                 return
-            self.http.send_data(answer.stream, piece, end_stream=False)
-            self.transmit()
-        self.http.send_data(answer.stream, b"", end_stream=True)
-        self.transmit()
+            self.send(answer, piece)
+        self.send(answer, b"", ends=True)
 
     async def fetch(self, method: str, path: str, pieces: Iterable[bytes] | None = None) -> Answer:
         """A whole request; returns when the answer has ended."""

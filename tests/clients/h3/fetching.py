@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from websockets.frames import Frame
+from websockets.protocol import Event, Protocol, Side
+
 from client import Add, Answer, Client, Failure, Report, connect
 
 PIECE = 1 << 14
@@ -87,6 +90,68 @@ async def echo(options: argparse.Namespace) -> Report:
         return report
 
 
+class WebSocket:
+    """The frames of `websockets` on an HTTP/3 stream; its handshake, which is HTTP/1.1, is left out."""
+
+    def __init__(self, client: Client, answer: Answer) -> None:
+        self.client = client
+        self.answer = answer
+        self.protocol = Protocol(Side.CLIENT)
+        self.received: list[Event] = []
+        answer.data = bytearray()
+
+    def flush(self) -> None:
+        """Sends what the protocol has to say."""
+        self.client.send(self.answer, b"".join(self.protocol.data_to_send()))
+
+    async def message(self) -> bytes:
+        """The next message, whose frames may be many."""
+        frames = [await self.frame()]
+        while not frames[-1].fin:
+            frames.append(await self.frame())
+        return b"".join(frame.data for frame in frames)
+
+    async def frame(self) -> Frame:
+        """The next frame."""
+        assert self.answer.data is not None, "it was put there at the beginning"
+        while not self.received:
+            await self.client.until(lambda: bool(self.answer.data) or self.answer.ended)
+            if not self.answer.data:
+                raise Failure("the node ended the stream of the WebSocket", self.answer.summary())
+            self.protocol.receive_data(bytes(self.answer.data))
+            self.answer.data.clear()
+            self.received = self.protocol.events_received()
+        frame = self.received.pop(0)
+        assert isinstance(frame, Frame), "without a handshake, all events are frames"
+        return frame
+
+
+async def websocket(options: argparse.Namespace) -> Report:
+    """Opens a WebSocket by extended CONNECT (RFC 9220), has messages echoed, and closes it."""
+    messages = {"text": b"a text", "binary": bytes(range(256)) * (options.bytes // 256)}
+    async with dial(options) as client:
+        head = client.head("CONNECT", options.path)
+        head += [(b":protocol", b"websocket"), (b"sec-websocket-version", b"13")]
+        answer = client.open(head, ends=False)
+        socket = WebSocket(client, answer)
+        await client.until(lambda: answer.status is not None or answer.ended)
+        report: Report = {"status": answer.status, "connection": client.facts()}
+        if answer.status != 200:
+            raise Failure("the node opens no WebSocket", report)
+        socket.protocol.send_text(messages["text"])
+        socket.protocol.send_binary(messages["binary"])
+        socket.flush()
+        report["echoed"] = [kind for kind, sent in messages.items() if await socket.message() == sent]
+        socket.protocol.send_close(1000, "good bye")
+        socket.flush()
+        await socket.frame()
+        close = socket.protocol.close_rcvd
+        report["close_code"] = close.code if close else None
+    if report["echoed"] != list(messages) or report["close_code"] != 1000:
+        raise Failure("the WebSocket does not echo and close", report)
+    return report
+
+
 def add_commands(add: Add) -> None:
     """The commands of this file with their options."""
     command = add("get", get)
@@ -98,3 +163,6 @@ def add_commands(add: Add) -> None:
     command = add("echo", echo)
     command.add_argument("--path", default="/echo")
     command.add_argument("--bytes", type=int, default=1 << 20)
+    command = add("websocket", websocket)
+    command.add_argument("--path", default="/ws")
+    command.add_argument("--bytes", type=int, default=25600, help="of the second message")
