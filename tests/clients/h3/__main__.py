@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 
+import bad
 import fetching
 import handshakes
 import roaming
@@ -35,6 +36,7 @@ def parse() -> argparse.Namespace:
     fetching.add_commands(add)
     handshakes.add_commands(add)
     roaming.add_commands(add)
+    bad.add_commands(add)
     return parser.parse_args()
 
 

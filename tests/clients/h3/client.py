@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.buffer import Buffer
@@ -85,6 +85,7 @@ class ConnectionLost(Failure):
 
     def __init__(self, end: End) -> None:
         super().__init__(f"the connection ended: {end}", {"end": asdict(end)})
+        self.end = end
 
 
 class Move(enum.StrEnum):
@@ -208,8 +209,10 @@ class Quic(QuicConnection):
     def _write_connection_limits(self, builder: Any, space: Any) -> None:
         while self.frames:
             frame_type, rest = self.frames[0]
-            # The type takes up to 8 bytes. Without room this raises, and the frame waits.
-            builder.start_frame(frame_type, capacity=8 + len(rest)).push_bytes(rest)
+            room = 8 + len(rest)  # The type takes up to 8 bytes.
+            if builder.remaining_buffer_space < room and not builder.packet_is_empty:
+                return  # The next packet takes it.
+            builder.start_frame(frame_type, room).push_bytes(rest)
             self.frames.popleft()
         if self.grants_credit:
             super()._write_connection_limits(builder, space)
@@ -234,6 +237,8 @@ class Client(QuicConnectionProtocol):
 
     _quic: Quic
     _transport: asyncio.DatagramTransport
+    quic_class: type[Quic] = Quic
+    """What a connection of this kind has below HTTP."""
 
     def __init__(self, quic: Quic, address: tuple[Any, ...]) -> None:
         super().__init__(quic)
@@ -266,20 +271,14 @@ class Client(QuicConnectionProtocol):
         self._transport.close()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits for a condition, which is looked at after each datagram and timer."""
+        """Waits for a condition, which is looked at after each datagram and timer.
+
+        Raises if the connection ends before.
+        """
         while not condition():
             end = self.quic.end
             if end is not None:
                 raise ConnectionLost(end)
-            self._progress.clear()
-            await self._progress.wait()
-
-    async def ended(self) -> End:
-        """Waits for the end of the connection."""
-        while True:
-            end = self.quic.end
-            if end is not None:
-                return end
             self._progress.clear()
             await self._progress.wait()
 
@@ -437,25 +436,24 @@ def parse_target(target: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+SomeClient = TypeVar("SomeClient", bound=Client)
+
+
 @asynccontextmanager
 async def connect(
+    kind: type[SomeClient],
     target: str,
     server_name: str,
     *,
     local: str | None = None,
     memory: Memory | None = None,
-    waits: bool = True,
-    client: Callable[[Quic, tuple[Any, ...]], Client] = Client,
     **configuration: Any,
-) -> AsyncIterator[Client]:
-    """A connection to `HOST:PORT`. With a memory it resumes from it, and remembers for the next.
-
-    `waits` says that the block begins after the handshake.
-    """
+) -> AsyncIterator[SomeClient]:
+    """A connection to `HOST:PORT`. With a memory it resumes from it, and remembers for the next."""
     memory = memory or Memory()
     host, port = parse_target(target)
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    quic = Quic(
+    quic = kind.quic_class(
         configuration=QuicConfiguration(
             alpn_protocols=H3_ALPN,
             server_name=server_name,
@@ -467,11 +465,10 @@ async def connect(
         session_ticket_handler=lambda ticket: setattr(memory, "ticket", ticket),
         token_handler=lambda token: setattr(memory, "token", token),
     )
-    connection = client(quic, found[0][4])
-    await connection.start(local)
+    client = kind(quic, found[0][4])
+    await client.start(local)
     try:
-        if waits:
-            await connection.connected()
-        yield connection
+        await client.connected()
+        yield client
     finally:
-        connection.stop()
+        client.stop()

@@ -20,7 +20,7 @@ PIECE = 1 << 14
 
 def dial(options: argparse.Namespace, **more: Any) -> AbstractAsyncContextManager[Client]:
     """The connection that the command line describes."""
-    return connect(options.target, options.server_name, local=options.local, **more)
+    return connect(Client, options.target, options.server_name, local=options.local, **more)
 
 
 def body_of(size: int, seed: int = 1) -> Iterator[bytes]:

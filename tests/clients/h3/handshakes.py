@@ -44,7 +44,7 @@ async def first_visit(options: argparse.Namespace, memory: Memory) -> Report:
 async def second_visit(options: argparse.Namespace, memory: Memory) -> Report:
     """A request on a connection that begins with what was remembered."""
     target = options.then or options.target
-    async with connect(target, options.server_name, local=options.local, memory=memory) as client:
+    async with connect(Client, target, options.server_name, local=options.local, memory=memory) as client:
         answer = await client.fetch("GET", options.path)
         return {"status": answer.status, "connection": client.facts()}
 
