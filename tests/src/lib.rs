@@ -1,8 +1,9 @@
 //! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
-//! [`clients`] runs the programs that talk to it, which are not ours, and
-//! [`relay`] is the bad network before it. The stories are in `tests/`.
+//! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
+//! and [`relay`] the bad network before it. The stories are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
+pub mod aioquic;
 pub mod attack;
 pub mod clients;
 pub mod node;
