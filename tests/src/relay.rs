@@ -15,10 +15,10 @@
 //! datagram that is due. The kernel's buffers are made large, so that what is lost is lost on
 //! purpose; [`Relay::to_node`] and [`Relay::to_clients`] count it.
 //!
-//! The relay has the family of the node's address, v4 or v6. A client stays known until the relay
-//! ends, and there are at most [`CLIENTS_MAX`]: this is for tests, which end.
+//! The relay has the family of the node's address, v4 or v6. It knows at most [`CLIENTS_MAX`]
+//! addresses of clients; for one more it forgets the one that said nothing for longest, as a NAT does.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -33,9 +33,9 @@ mod line;
 use line::Line;
 pub use line::{Counts, Faults};
 
-/// Addresses of clients that a relay knows, each with a socket: below the usual limit of 1024 open
-/// files. The datagrams of more are ignored.
-pub const CLIENTS_MAX: usize = 500;
+/// Addresses of clients that a relay knows, each with a socket: well below the usual limit of 1024
+/// open files, and above what the tests have at a time. A client that moves often leaves many behind.
+pub const CLIENTS_MAX: usize = 256;
 
 /// What the kernel may keep for a socket; it grants less where its own limit is lower.
 const KERNEL_BUFFER_BYTES: usize = 1 << 22;
@@ -65,7 +65,9 @@ impl Relay {
         let listener = loopback_socket(node)?;
         let address = listener.local_addr()?;
         let (commands, inbox) = channel();
-        let shell = Shell { node, faults, listener, clients: Vec::new(), by_address: HashMap::new(), inbox };
+        let clients = BTreeMap::new();
+        let shell =
+            Shell { node, faults, listener, clients, clients_seen: 0, forgotten: Default::default(), inbox };
         let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(|| shell.run())?;
         Ok(Self { address, commands: Some(commands), thread: Some(thread) })
     }
@@ -108,7 +110,7 @@ impl Drop for Relay {
 
 /// A client, and how the node sees it.
 struct Client {
-    address: SocketAddr,
+    heard_at: Instant,
     upstream: UdpSocket,
     to_node: Line,
     to_client: Line,
@@ -119,8 +121,11 @@ struct Shell {
     node: SocketAddr,
     faults: Faults,
     listener: UdpSocket,
-    clients: Vec<Client>,
-    by_address: HashMap<SocketAddr, usize>,
+    clients: BTreeMap<SocketAddr, Client>,
+    /// How many there ever were.
+    clients_seen: u64,
+    /// What happened to the datagrams of those that were forgotten, to the node and to the clients.
+    forgotten: (Counts, Counts),
     inbox: Receiver<Command>,
 }
 
@@ -140,15 +145,15 @@ impl Shell {
     }
 
     fn rebind(&mut self) -> usize {
-        for client in &mut self.clients {
+        for client in self.clients.values_mut() {
             client.upstream = upstream_socket(self.node);
         }
         self.clients.len()
     }
 
     fn count(&self) -> (Counts, Counts) {
-        let (mut to_node, mut to_clients) = (Counts::default(), Counts::default());
-        for client in &self.clients {
+        let (mut to_node, mut to_clients) = self.forgotten;
+        for client in self.clients.values() {
             to_node += client.to_node.counts();
             to_clients += client.to_client.counts();
         }
@@ -157,10 +162,10 @@ impl Shell {
 
     /// Waits until a datagram comes or is due, or a command may have come.
     fn wait(&self) {
-        let lines = self.clients.iter().flat_map(|client| [&client.to_node, &client.to_client]);
+        let lines = self.clients.values().flat_map(|client| [&client.to_node, &client.to_client]);
         let due = lines.filter_map(Line::poll_timeout).min();
         let time = due.map_or(ANSWER_TIME, |due| due.saturating_duration_since(Instant::now()));
-        let sockets = self.clients.iter().map(|client| &client.upstream).chain([&self.listener]);
+        let sockets = self.clients.values().map(|client| &client.upstream).chain([&self.listener]);
         wait_for_any(sockets, time.min(ANSWER_TIME));
     }
 
@@ -168,11 +173,11 @@ impl Shell {
         let mut buffer = [0; 1 << 16];
         for _ in 0..BATCH_MAX {
             let Ok((length, address)) = self.listener.recv_from(&mut buffer) else { break };
-            if let Some(client) = self.client_at(address) {
-                client.to_node.handle_datagram(now, &buffer[..length]);
-            }
+            let client = self.client_at(address, now);
+            client.heard_at = now;
+            client.to_node.handle_datagram(now, &buffer[..length]);
         }
-        for client in &mut self.clients {
+        for client in self.clients.values_mut() {
             for _ in 0..BATCH_MAX {
                 // An error is an empty socket, or tells that the node's port was closed once.
                 let Ok(length) = client.upstream.recv(&mut buffer) else { break };
@@ -181,32 +186,35 @@ impl Shell {
         }
     }
 
-    fn client_at(&mut self, address: SocketAddr) -> Option<&mut Client> {
-        let number = match self.by_address.get(&address) {
-            Some(number) => *number,
-            None if self.clients.len() == CLIENTS_MAX => return None,
-            None => self.add_client(address),
-        };
-        self.clients.get_mut(number)
+    fn client_at(&mut self, address: SocketAddr, now: Instant) -> &mut Client {
+        if self.clients.len() == CLIENTS_MAX && !self.clients.contains_key(&address) {
+            self.forget_the_most_silent();
+        }
+        self.clients.entry(address).or_insert_with(|| {
+            let line = |way| Line::new(self.faults, 2 * self.clients_seen + way);
+            let (to_node, to_client) = (line(0), line(1));
+            self.clients_seen += 1;
+            Client { heard_at: now, upstream: upstream_socket(self.node), to_node, to_client }
+        })
     }
 
-    fn add_client(&mut self, address: SocketAddr) -> usize {
-        let number = self.clients.len();
-        let line = |way: usize| Line::new(self.faults, (2 * number + way) as u64);
-        let (to_node, to_client) = (line(0), line(1));
-        self.clients.push(Client { address, upstream: upstream_socket(self.node), to_node, to_client });
-        self.by_address.insert(address, number);
-        number
+    fn forget_the_most_silent(&mut self) {
+        let silent = self.clients.iter().min_by_key(|(_, client)| client.heard_at);
+        let silent = silent.map(|(address, _)| *address);
+        if let Some(client) = silent.and_then(|address| self.clients.remove(&address)) {
+            self.forgotten.0 += client.to_node.counts();
+            self.forgotten.1 += client.to_client.counts();
+        }
     }
 
     fn send(&mut self, now: Instant) {
-        for client in &mut self.clients {
+        for (address, client) in &mut self.clients {
             // What a socket does not take is lost, as on a network.
             while let Some(datagram) = client.to_node.poll_transmit(now) {
                 let _ = client.upstream.send(&datagram);
             }
             while let Some(datagram) = client.to_client.poll_transmit(now) {
-                let _ = self.listener.send_to(&datagram, client.address);
+                let _ = self.listener.send_to(&datagram, address);
             }
         }
     }
@@ -362,6 +370,23 @@ mod tests {
         let (after, answer) = exchange(&client, b"two");
         assert_ne!(before, after);
         assert_eq!(answer, b"two");
+    }
+
+    #[test]
+    fn who_said_nothing_for_longest_is_forgotten() {
+        let echo = Echo::start("127.0.0.1:0").unwrap();
+        let relay = Relay::start(echo.address, Faults::default()).unwrap();
+        let (first, second) = (client(&relay), client(&relay));
+        let (first_port, _) = exchange(&first, b"");
+        let (second_port, _) = exchange(&second, b"");
+        exchange(&first, b"");
+        let others: Vec<_> = (0..CLIENTS_MAX - 1).map(|_| client(&relay)).collect();
+        for other in &others {
+            exchange(other, b"");
+        }
+        assert_eq!(exchange(&first, b"").0, first_port);
+        assert_ne!(exchange(&second, b"").0, second_port, "it is a new one");
+        assert_eq!(relay.to_node().sent, 3 + others.len() as u64 + 2, "also of the forgotten");
     }
 
     #[test]

@@ -18,6 +18,9 @@ from wire import WIRE
 WINDOW = 1 << 14
 """Bytes that the node may send on a stream at first: few, so that an answer can be held up."""
 
+ANSWER_PATIENCE = 10.0
+"""Seconds in which a node that lives answers a client that behaves."""
+
 
 def code_name(code: int) -> str:
     """The name of a code of HTTP/3 or QUIC; those of HTTP/3 begin at 0x100."""
@@ -61,15 +64,22 @@ async def misbehave(misdeed: Misdeed, options: argparse.Namespace) -> Report:
     }
 
 
+async def serves_others(options: argparse.Namespace) -> bool:
+    """Whether a client that behaves gets an answer."""
+    try:
+        async with asyncio.timeout(ANSWER_PATIENCE), dial(options) as client:
+            return (await client.fetch("GET", "/")).status == 200
+    except (TimeoutError, ConnectionLost):
+        return False
+
+
 async def bad(options: argparse.Namespace) -> Report:
     """Does the named wrong to the node, tells how it ended, and whether the node still serves others."""
     if options.name in MISDEEDS:
         report = await misbehave(MISDEEDS[options.name], options)
     else:
         report = await WIRE[options.name](options)
-    async with dial(options) as client:
-        answer = await client.fetch("GET", "/")
-    report = {"name": options.name, **report, "alive": answer.status == 200}
+    report = {"name": options.name, **report, "alive": await serves_others(options)}
     if not report["alive"]:
         raise Failure("the node serves nobody any more", report)
     return report

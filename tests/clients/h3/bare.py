@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +22,13 @@ NEW_CONNECTION_ID = 0x18
 
 class RudeQuic(Quic):
     """Sends what breaks the rules, and finds no fault with what comes back for it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.frames: deque[tuple[int, bytes]] = deque()
+        """Frames to send as they are: type, and what follows it."""
+        self.grants_credit = True
+        """Whether MAX_DATA and MAX_STREAM_DATA are sent."""
 
     def send_frame(self, frame_type: int, *fields: int | bytes) -> None:
         """Queues a frame made of variable-length integers and of bytes."""
@@ -58,6 +65,21 @@ class RudeQuic(Quic):
 
     def _handle_path_response_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         buf.pull_bytes(8)
+
+    def _write_connection_limits(self, builder: Any, space: Any) -> None:
+        while self.frames:
+            frame_type, rest = self.frames[0]
+            room = 8 + len(rest)  # The type takes up to 8 bytes.
+            if builder.remaining_buffer_space < room and not builder.packet_is_empty:
+                return  # The next packet takes it.
+            builder.start_frame(frame_type, room).push_bytes(rest)
+            self.frames.popleft()
+        if self.grants_credit:
+            super()._write_connection_limits(builder, space)
+
+    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
+        if self.grants_credit:
+            super()._write_stream_limits(builder, space, stream)
 
 
 class Bare(Client):

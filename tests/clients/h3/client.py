@@ -1,9 +1,8 @@
 """One HTTP/3 connection to a node, on aioquic.
 
 `Client` sends requests, hashes what comes back, and can change its local socket in mid-transfer.
-`Quic` is aioquic's connection with what it knows and does not tell, and with the two doors that a
-misbehaving client needs: frames of its own, and flow control that it withholds. Both lean on names
-that aioquic keeps for itself, which is why its version is pinned where it is installed.
+`Quic` is aioquic's connection with what it knows and does not tell. It leans on names that aioquic
+keeps for itself, which is why its version is pinned where it is installed.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import enum
 import hashlib
 import socket
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -37,6 +35,9 @@ BACKLOG_MAX = 1 << 18
 
 RECEIVE_BUFFER = 1 << 22
 """Bytes that the kernel may hold for us while Python is busy; it grants what it allows."""
+
+SPARE_ID_PATIENCE = 20.0
+"""Seconds to wait for a connection id to migrate with: a round trip, on a busy machine."""
 
 LINGER = 1.0
 """Seconds for which a client that migrated still listens where it was."""
@@ -136,10 +137,6 @@ class Quic(QuicConnection):
         self.parameters: QuicTransportParameters | None = None
         self.path_challenges = 0
         self.ended_by: Ender | None = None
-        self.frames: deque[tuple[int, bytes]] = deque()
-        """Frames to send as they are: type, and what follows it."""
-        self.grants_credit = True
-        """Whether MAX_DATA and MAX_STREAM_DATA are sent."""
 
     @property
     def version(self) -> int | None:
@@ -183,7 +180,7 @@ class Quic(QuicConnection):
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         if self._is_stateless_reset(data) and self._close_event is None:
             self.ended_by = Ender.RESET
-            self._close_event = events.ConnectionTerminated(0, None, "stateless reset")
+            self._close_event = events.ConnectionTerminated(0, 0, "stateless reset")
             self._close_end()
             return
         super().receive_datagram(data, addr, now)
@@ -205,21 +202,6 @@ class Quic(QuicConnection):
     def _handle_path_challenge_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         self.path_challenges += 1
         super()._handle_path_challenge_frame(context, frame_type, buf)
-
-    def _write_connection_limits(self, builder: Any, space: Any) -> None:
-        while self.frames:
-            frame_type, rest = self.frames[0]
-            room = 8 + len(rest)  # The type takes up to 8 bytes.
-            if builder.remaining_buffer_space < room and not builder.packet_is_empty:
-                return  # The next packet takes it.
-            builder.start_frame(frame_type, room).push_bytes(rest)
-            self.frames.popleft()
-        if self.grants_credit:
-            super()._write_connection_limits(builder, space)
-
-    def _write_stream_limits(self, builder: Any, space: Any, stream: Any) -> None:
-        if self.grants_credit:
-            super()._write_stream_limits(builder, space, stream)
 
 
 class Ear(asyncio.DatagramProtocol):
@@ -308,13 +290,14 @@ class Client(QuicConnectionProtocol):
         ]
 
     def send(self, answer: Answer, data: bytes, *, ends: bool = False) -> None:
-        """Sends a DATA frame of a request."""
+        """Sends a DATA frame of a request, unless the node wants no more of it."""
         assert self.http is not None, "a head was sent"
-        self.http.send_data(answer.stream, data, end_stream=ends)
-        self.transmit()
+        if answer.stopped is None:
+            self.http.send_data(answer.stream, data, end_stream=ends)
+            self.transmit()
 
     async def send_body(self, answer: Answer, pieces: Iterable[bytes]) -> None:
-        """Sends a body piece by piece, no faster than the node takes it, unless it stops us."""
+        """Sends a body piece by piece, no faster than the node takes it."""
         for piece in pieces:
             await self.until(lambda: self.quic.backlog(answer.stream) < BACKLOG_MAX)
             if answer.stopped is not None:
@@ -363,7 +346,7 @@ class Client(QuicConnectionProtocol):
         """Goes on from another socket. The node hears of it at once, by a PING."""
         transport = await self._open_socket(local)
         if how is Move.MIGRATE:
-            await self.until(lambda: self.quic.spare_ids > 0)
+            await self._spare_id()
             self.quic.change_connection_id()
             self._loop.call_later(LINGER, self._transport.close)
         else:
@@ -373,6 +356,13 @@ class Client(QuicConnectionProtocol):
         # send to where nobody is.
         self.quic.send_ping(0)
         self.transmit()
+
+    async def _spare_id(self) -> None:
+        try:
+            async with asyncio.timeout(SPARE_ID_PATIENCE):
+                await self.until(lambda: self.quic.spare_ids > 0)
+        except TimeoutError:
+            raise Failure("the node gives no connection id for another path") from None
 
     async def _open_socket(self, local: str | None) -> asyncio.DatagramTransport:
         family = socket.AF_INET if len(self.address) == 2 else socket.AF_INET6
