@@ -110,7 +110,8 @@ fn read_all(pipe: Option<impl Read>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Python with the package `websockets`: `BERTH_PYTHON`, as `cargo xtask test` provides it.
+/// Python with the packages `aioquic` and `websockets`: `BERTH_PYTHON`, as `cargo xtask test`
+/// provides it.
 pub fn python() -> PathBuf {
     std::env::var_os("BERTH_PYTHON").map_or_else(
         || concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-python/bin/python3").into(),
@@ -118,8 +119,8 @@ pub fn python() -> PathBuf {
     )
 }
 
-/// Why something that a story needs is missing: a program, or `root`, `websockets` (Python's),
-/// `ipv6`, `two cpus`.
+/// Why something that a story needs is missing: a program, or `root`, `aioquic` or `websockets`
+/// (Python's), `ipv6`, `two cpus`.
 pub fn missing(need: &str) -> Option<String> {
     match need {
         "ipv6" => {
@@ -132,11 +133,12 @@ pub fn missing(need: &str) -> Option<String> {
         }
         // SAFETY: geteuid only returns a number.
         "root" => (unsafe { libc::geteuid() } != 0).then(|| "needs root; run the tests as root".to_owned()),
-        "websockets" => {
-            let import = Command::new(python()).args(["-c", "import websockets"]).output();
+        "aioquic" | "websockets" => {
+            let import = Command::new(python()).args(["-c", &format!("import {need}")]).output();
             (!import.is_ok_and(|output| output.status.success())).then(|| {
-                "Python's websockets is missing; `cargo xtask test` installs it and names it in BERTH_PYTHON"
-                    .to_owned()
+                format!(
+                    "Python's {need} is missing; `cargo xtask test` installs it and names it in BERTH_PYTHON"
+                )
             })
         }
         program => {

@@ -59,7 +59,7 @@ impl Driver {
 }
 
 /// Makes a test of each named story for each driver: `on_both_drivers!(["curl"]; first, second);`.
-/// The list names what the stories need: programs, `root`, or `websockets` (Python's).
+/// The list names what the stories need: programs, `root`, or `aioquic` or `websockets` (Python's).
 #[macro_export]
 macro_rules! on_both_drivers {
     ($needs:expr; $($story:ident),+ $(,)?) => { $(
