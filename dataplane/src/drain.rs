@@ -44,6 +44,11 @@ impl Drain {
         Draining { shared: Rc::clone(&self.0), key }
     }
 
+    /// Whether the drain has begun.
+    pub fn is_on(&self) -> bool {
+        self.0.draining.get()
+    }
+
     /// Connections that still run.
     pub fn alive(&self) -> usize {
         self.0.alive.get()

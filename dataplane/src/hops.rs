@@ -4,6 +4,8 @@
 //! reply travels in the control lane, which waits, since the work is done. Each core keeps the
 //! questions that it asked until their replies come; a client that goes away drops its question,
 //! and a reply that nobody waits for is dropped.
+//!
+//! Datagrams that came to the wrong core travel in the toss lane, which drops when it is full.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -11,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use berth_mailbox::{Class, CoreId, Doorbell, Endpoint, Full, Outbox, Sleep};
-use berth_protocol::{Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
+use berth_protocol::{DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
 use berth_runtime::Remote;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -46,6 +48,8 @@ pub struct Hops {
     next_ticket: Cell<u64>,
     /// Replies for which the control lane had no room; sent, in order, when it has.
     waiting: RefCell<VecDeque<(CoreId, Envelope)>>,
+    /// Who takes the datagrams of each listener.
+    catchers: RefCell<HashMap<u16, Rc<dyn Fn(DatagramEnvelope)>>>,
     numbers: Arc<CoreNumbers>,
 }
 
@@ -76,6 +80,7 @@ pub fn split(
         asked: RefCell::default(),
         next_ticket: Cell::new(0),
         waiting: RefCell::default(),
+        catchers: RefCell::default(),
         numbers,
     };
     (Rc::new(hops), endpoint.inbox)
@@ -97,6 +102,7 @@ impl<S: Service> berth_runtime::Inbox for Mail<S> {
         let taken = self.inbox.drain(BUDGET, |from, _class, envelope| match envelope {
             Envelope::Request(question) => answer(hops, service, from, *question),
             Envelope::Reply(reply) => hops.resolve(*reply),
+            Envelope::Datagram(datagram) => hops.catch(*datagram),
         });
         self.hops.send_waiting();
         taken == BUDGET
@@ -136,6 +142,26 @@ impl Hops {
         let reply = receiver.await.map_err(|_| HopFailed::Garbled)?;
         drop(question);
         from_reply(reply).ok_or(HopFailed::Garbled)
+    }
+
+    /// Hands a datagram to the core that it belongs to.
+    pub fn toss(&self, core: u16, datagram: DatagramEnvelope) -> Result<(), HopFailed> {
+        let mut outbox = self.outbox.borrow_mut();
+        let to = outbox.peer(usize::from(core)).ok_or(HopFailed::NoSuchCore)?;
+        let envelope = Envelope::Datagram(Box::new(datagram));
+        outbox.send(to, Class::Toss, envelope).map_err(|_| HopFailed::Full)
+    }
+
+    /// Says who takes the datagrams of a listener that other cores toss here.
+    pub fn on_datagram(&self, listener: u16, catcher: impl Fn(DatagramEnvelope) + 'static) {
+        self.catchers.borrow_mut().insert(listener, Rc::new(catcher));
+    }
+
+    fn catch(&self, datagram: DatagramEnvelope) {
+        let catcher = self.catchers.borrow().get(&datagram.listener).cloned();
+        if let Some(catcher) = catcher {
+            catcher(datagram);
+        }
     }
 
     fn resolve(&self, reply: ReplyEnvelope) {

@@ -5,7 +5,8 @@
 //! `berth-runtime` and `berth-mailbox`.
 //!
 //! From the outside in: [`node`] starts cores and ends them; [`listener`] accepts, admits
-//! ([`connections`]), unwraps ([`proxy_protocol`], [`tls`]) and hands a connection to [`http`];
+//! ([`connections`]), unwraps ([`proxy_protocol`], [`tls`]) and hands a connection to [`http`]; for
+//! HTTP/3, [`quic`] does all that;
 //! a request is matched by the [`router`] and answered by the [`responder`]. [`admin`], [`metrics`]
 //! and [`stats`] let others see it.
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod metrics;
 pub mod node;
 pub mod notify;
 pub mod proxy_protocol;
+pub mod quic;
 pub mod responder;
 pub mod router;
 pub mod stats;

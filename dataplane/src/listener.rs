@@ -117,7 +117,7 @@ fn receive<S: Service>(stream: TcpStream, door: &Rc<Door>, house: &Rc<House<S>>)
 
 /// Who pays for a connection's CPU time: its peer's IPv4 address or IPv6 /64, as in admission. Clients
 /// behind one proxy share what the proxy gets.
-fn payer(peer: IpAddr) -> Payer {
+pub(crate) fn payer(peer: IpAddr) -> Payer {
     match peer.to_canonical() {
         IpAddr::V4(address) => Payer(u64::from(address.to_bits())),
         IpAddr::V6(address) => Payer((address.to_bits() >> 64) as u64),
@@ -348,4 +348,6 @@ pub struct Bound {
     pub address: SocketAddr,
     /// Whether it speaks TLS.
     pub security: Security,
+    /// Whether it speaks HTTP/3 on the UDP port of the same number.
+    pub http3: bool,
 }

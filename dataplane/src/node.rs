@@ -25,8 +25,8 @@ use berth_mailbox::{Capacities, Endpoint, mesh};
 use berth_protocol::Envelope;
 use berth_runtime::process::{self, Resource, Signal, Signals};
 use berth_runtime::{
-    CoreOptions, DriverChoice, Payer, Remote, RingOptions, TcpListener, block_on, net, spawn, spawn_for,
-    timeout,
+    CoreOptions, DriverChoice, Payer, Remote, RingOptions, TcpListener, UdpSocket, block_on, net, spawn,
+    spawn_for, timeout,
 };
 use tokio::sync::watch;
 
@@ -35,13 +35,14 @@ use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Prot
 use crate::connections::{ConnectionLimits, Connections};
 use crate::drain::Drain;
 use crate::hops;
-use crate::http::Core;
 use crate::http::access::AccessLog;
 use crate::http::message::{Security, Service};
+use crate::http::{AltSvc, Core, h3};
 use crate::keyring::{KeyringFile, Schedule};
 use crate::listener::{self, Bound, Door, House};
 use crate::metrics::Facade;
 use crate::notify::Manager;
+use crate::quic::{self, QuicKeys};
 use crate::responder::{self, Responder, Table};
 use crate::stats::{CoreNumbers, Latencies};
 use crate::status::{CoreView, NodeView};
@@ -112,10 +113,17 @@ pub struct Node {
     facade: Facade,
     table: Arc<ArcSwap<Table>>,
     /// By core, by listener.
-    sockets: Vec<Vec<OwnedFd>>,
+    sockets: Vec<Vec<Sockets>>,
     endpoints: Vec<Endpoint<Envelope>>,
     admin: OwnedFd,
     secrets: Option<Secrets>,
+}
+
+/// What one core has of one listener.
+struct Sockets {
+    stream: OwnedFd,
+    /// Of HTTP/3, on the same port.
+    datagrams: Option<OwnedFd>,
 }
 
 /// What the TLS listeners share.
@@ -125,6 +133,9 @@ struct Secrets {
     ticketer: Arc<Ticketer>,
     store: Arc<CertificateStore>,
     server: Arc<rustls::ServerConfig>,
+    quic_keys: Arc<QuicKeys>,
+    /// The same as `server`, for HTTP/3.
+    quic_server: Arc<rustls::ServerConfig>,
 }
 
 impl Node {
@@ -230,7 +241,7 @@ impl Node {
         &self,
         index: usize,
         endpoint: Endpoint<Envelope>,
-        sockets: Vec<OwnedFd>,
+        sockets: Vec<Sockets>,
         phase: watch::Receiver<Phase>,
     ) -> CoreStart {
         let doors = self.config.listeners.iter().map(|listener| DoorPlan {
@@ -249,7 +260,19 @@ impl Node {
             drain: self.config.shutdown.drain,
             endpoint,
             doors: sockets.into_iter().zip(doors).collect(),
+            quic: self.secrets.as_ref().map(|secrets| self.quic_settings(secrets)),
             phase,
+        }
+    }
+}
+
+impl Node {
+    fn quic_settings(&self, secrets: &Secrets) -> quic::Settings {
+        quic::Settings {
+            keys: Arc::clone(&secrets.quic_keys),
+            tls: Arc::clone(&secrets.quic_server),
+            cores: self.view.cores.len(),
+            config: self.config.quic.clone(),
         }
     }
 }
@@ -274,7 +297,8 @@ struct CoreStart {
     limits: config::Limits,
     drain: Duration,
     endpoint: Endpoint<Envelope>,
-    doors: Vec<(OwnedFd, DoorPlan)>,
+    doors: Vec<(Sockets, DoorPlan)>,
+    quic: Option<quic::Settings>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -310,28 +334,78 @@ async fn serve(start: CoreStart, started: Started) {
     let remotes = start.view.cores.iter().map(|core| Arc::clone(&core.remote)).collect();
     hops::connect(inbox, Rc::clone(&hops), remotes, Rc::new(responder()));
     let (numbers, latencies) = (Arc::clone(&view.numbers), Arc::clone(&view.latencies));
-    let core = Core::new(numbers, latencies, start.limits.clone(), responder(), start.view.access.clone());
+    let access = start.view.access.clone();
+    let mut core = Core::new(numbers, latencies, start.limits.clone(), responder(), access);
+    core.alt_svc = AltSvc::new(
+        start.view.listeners.iter().filter(|bound| bound.http3).map(|bound| bound.address.port()),
+    );
     let house = Rc::new(House {
         core: Rc::new(core),
         connections: start.view.connections.clone(),
         drain: drain.clone(),
     });
-    for (socket, plan) in start.doors {
-        match TcpListener::adopt(socket) {
-            Ok(listener) => {
-                let door = Rc::new(Door { tls: plan.tls, proxy_from: plan.proxy_from });
-                // Accepting is billed apart from the core's own work, since strangers cause it.
-                spawn_for(Payer(u64::MAX - 1), listener::run(listener, door, Rc::clone(&house)));
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return;
-            }
+    let endpoints = start.quic.map(|settings| {
+        let shared = quic_shared(&house, &hops);
+        move |socket, listener| {
+            quic::Endpoint::new(
+                UdpSocket::adopt(socket)?,
+                listener,
+                view.index,
+                &settings,
+                Rc::clone(&shared),
+            )
+        }
+    });
+    for (listener, (sockets, plan)) in (0..).zip(start.doors) {
+        let door = Door { tls: plan.tls, proxy_from: plan.proxy_from };
+        let opened = open_door(sockets, door, &house, |socket| {
+            endpoints.as_ref().map(|endpoints| endpoints(socket, listener)).transpose()
+        });
+        if let Err(error) = opened {
+            let _ = started.send(Err(error));
+            return;
         }
     }
     let _ = started.send(Ok(()));
     drop(started);
     see_out(start.phase, &drain, start.drain).await;
+}
+
+/// The payers of strangers: accepting and sorting is billed apart from the core's own work, since they cause it.
+const ACCEPTING: Payer = Payer(u64::MAX - 1);
+const SORTING: Payer = Payer(u64::MAX - 2);
+
+/// Begins to accept on a listener's sockets.
+fn open_door<S: Service>(
+    sockets: Sockets,
+    door: Door,
+    house: &Rc<House<S>>,
+    endpoint: impl Fn(OwnedFd) -> io::Result<Option<Rc<quic::Endpoint>>>,
+) -> io::Result<()> {
+    let listener = TcpListener::adopt(sockets.stream)?;
+    spawn_for(ACCEPTING, listener::run(listener, Rc::new(door), Rc::clone(house)));
+    if let Some(socket) = sockets.datagrams
+        && let Some(endpoint) = endpoint(socket)?
+    {
+        spawn_for(SORTING, endpoint.run());
+    }
+    Ok(())
+}
+
+/// What the QUIC endpoints of a core need of it.
+fn quic_shared<S: Service>(house: &Rc<House<S>>, hops: &Rc<hops::Hops>) -> Rc<quic::Shared> {
+    let serving = Rc::clone(house);
+    Rc::new(quic::Shared {
+        numbers: Arc::clone(&house.core.numbers),
+        limits: (*house.core.limits).clone(),
+        connections: house.connections.clone(),
+        drain: house.drain.clone(),
+        hops: Rc::clone(hops),
+        on_connection: Box::new(move |connection, peer| {
+            let (house, draining) = (Rc::clone(&serving), serving.drain.listen());
+            Box::pin(async move { h3::serve(connection, &house.core, Rc::new(peer), &draining).await })
+        }),
+    })
 }
 
 /// Waits for the drain and then, bounded, for the connections.
@@ -561,8 +635,10 @@ impl Secrets {
         keyring.refresh(&schedule, now_s).map_err(tls("refreshing the keyring"))?;
         let ticketer = Arc::new(Ticketer::new(keyring.ring(), &schedule, now_s));
         let store = Arc::new(CertificateStore::new(table));
-        let server = tls::server_config(Arc::clone(&store), Arc::clone(&ticketer), Alpn::Http2AndHttp1);
-        Ok(Self { keyring, schedule, ticketer, store, server })
+        let server = |alpn| tls::server_config(Arc::clone(&store), Arc::clone(&ticketer), alpn);
+        let (server, quic_server) = (server(Alpn::Http2AndHttp1), server(Alpn::Http3));
+        let quic_keys = QuicKeys::new(keyring.ring(), &schedule, config.quic.connection_ids, now_s);
+        Ok(Self { keyring, schedule, ticketer, store, server, quic_keys: Arc::new(quic_keys), quic_server })
     }
 
     /// Rotates when it is time; keys retire by time alone, so the ticketer is told in any case.
@@ -572,6 +648,7 @@ impl Secrets {
             tracing::error!(%error, "keyring.refresh failed; the keys that are there stay in use");
         }
         self.ticketer.install(self.keyring.ring(), now_s);
+        self.quic_keys.install(self.keyring.ring(), now_s);
     }
 }
 
@@ -648,41 +725,70 @@ fn choose_cpus(cores: &Cores, allowed: &[usize]) -> Result<Vec<usize>, StartErro
     }
 }
 
-fn bind_all(config: &Config, cores: usize) -> Result<(Vec<Vec<OwnedFd>>, Vec<Bound>), StartError> {
-    let mut sockets: Vec<Vec<OwnedFd>> = (0..cores).map(|_| Vec::new()).collect();
+/// How often a free port is looked for when the configuration leaves it open: TCP's may be taken in UDP.
+const FREE_PORT_TRIES: usize = 32;
+
+/// By core, and what others see of each listener.
+type AllSockets = (Vec<Vec<Sockets>>, Vec<Bound>);
+
+fn bind_all(config: &Config, cores: usize) -> Result<AllSockets, StartError> {
+    let mut sockets: Vec<Vec<Sockets>> = (0..cores).map(|_| Vec::new()).collect();
     let mut listeners = Vec::new();
     for listener in &config.listeners {
-        let mut address = listener.address;
-        for of_core in &mut sockets {
-            let socket = bind(address)?;
-            // The first core's socket decides the port when the configuration leaves it open.
-            address = net::bound_address(&socket)
-                .map_err(|source| StartError::System { what: "reading a bound address", source })?;
-            of_core.push(socket);
+        let tries = if listener.address.port() == 0 { FREE_PORT_TRIES } else { 1 };
+        let mut bound = bind_listener(listener, cores);
+        for _ in 1..tries {
+            if bound.is_err() {
+                bound = bind_listener(listener, cores);
+            }
         }
+        let (of_cores, address) = bound?;
+        sockets.iter_mut().zip(of_cores).for_each(|(of_core, bound)| of_core.push(bound));
         let security = match listener.protocol {
             Protocol::Http => Security::Plain,
             Protocol::Https => Security::Tls,
         };
-        listeners.push(Bound { address, security });
+        listeners.push(Bound { address, security, http3: listener.speaks_http3() });
     }
     Ok((sockets, listeners))
 }
 
+/// One socket for each core, or two with HTTP/3, all on the same port.
+fn bind_listener(
+    listener: &config::Listener,
+    cores: usize,
+) -> Result<(Vec<Sockets>, SocketAddr), StartError> {
+    let mut address = listener.address;
+    let mut sockets = Vec::with_capacity(cores);
+    for _ in 0..cores {
+        let stream = bind(address)?;
+        // The first core's socket decides the port when the configuration leaves it open.
+        address = net::bound_address(&stream)
+            .map_err(|source| StartError::System { what: "reading a bound address", source })?;
+        let datagrams = listener.speaks_http3().then(|| net::bind_datagrams(address));
+        let datagrams = datagrams.transpose().map_err(|source| refused(address, source))?;
+        sockets.push(Sockets { stream, datagrams });
+    }
+    Ok((sockets, address))
+}
+
 fn bind(address: SocketAddr) -> Result<OwnedFd, StartError> {
-    net::listen(address).map_err(|source| {
-        let advice = match source.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit, or \
+    net::listen(address).map_err(|source| refused(address, source))
+}
+
+/// Why an address could not be bound, and what to do.
+fn refused(address: SocketAddr, source: io::Error) -> StartError {
+    let advice = match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in the unit, or \
                  setcap cap_net_bind_service=+ep on the binary) or a lower sysctl \
                  net.ipv4.ip_unprivileged_port_start"
-            }
-            io::ErrorKind::AddrInUse => "; another process listens there: stop it or choose another port",
-            io::ErrorKind::AddrNotAvailable => "; no interface has this address",
-            _ => "",
-        };
-        StartError::Bind { address, source, advice }
-    })
+        }
+        io::ErrorKind::AddrInUse => "; another process listens there: stop it or choose another port",
+        io::ErrorKind::AddrNotAvailable => "; no interface has this address",
+        _ => "",
+    };
+    StartError::Bind { address, source, advice }
 }
 
 fn lane_capacities(config: &Config, cores: usize) -> Capacities {

@@ -30,14 +30,46 @@ stats! {
         Counter limit_handshake_timeout;
         /// Connections refused because of a missing, malformed or untrusted PROXY header.
         Counter proxy_header_failures;
+        /// QUIC connections whose handshake finished.
+        Counter quic_connections;
+        /// QUIC handshakes finished.
+        Counter quic_handshakes;
+        /// QUIC handshakes that failed.
+        Counter quic_handshake_failures;
+        /// QUIC connection attempts that were asked to prove their address first (Retry).
+        Counter quic_retries;
+        /// Datagrams received, each of a merged train counted.
+        Counter quic_datagrams;
+        /// Datagrams too short to hold the connection id that their first byte announces.
+        Counter quic_malformed;
+        /// Datagrams whose connection id names another server or generation.
+        Counter quic_foreign;
+        /// Datagrams tossed to the core that their connection id names.
+        Counter quic_tossed;
+        /// Datagrams that could not be tossed because the lane was full; they are dropped.
+        Counter quic_toss_full;
+        /// Datagrams that another core tossed here.
+        Counter quic_caught;
+        /// Datagrams dropped because too many waited for their connection, or answers for want of room.
+        Counter quic_dropped;
+        /// First packets of strangers dropped because too many waited.
+        Counter limit_quic_initials;
+        /// Errors of QUIC sockets, such as an unreachable peer.
+        Counter quic_socket_errors;
+        /// QUIC connections ended by a protocol error of the client.
+        Counter quic_protocol_errors;
         /// HTTP/1.1 connections.
         Counter http1_connections;
         /// HTTP/2 connections.
         Counter http2_connections;
+        /// HTTP/3 connections.
+        Counter http3_connections;
         /// Requests answered, all versions.
         Counter requests;
         /// Requests over HTTP/2.
         Counter requests_http2;
+        /// Requests over HTTP/3.
+        Counter requests_http3;
         /// Replies with a status of 4xx.
         Counter replies_4xx;
         /// Replies with a status of 5xx.
@@ -76,6 +108,12 @@ stats! {
         Counter limit_http2_continuations;
         /// HTTP/2 connections ended by a protocol error.
         Counter http2_protocol_errors;
+        /// HTTP/3 connections ended because the client reset too many streams (limits.http3.resets).
+        Counter limit_http3_resets;
+        /// HTTP/3 streams or connections ended because of a frame that was too long.
+        Counter limit_http3_frames;
+        /// HTTP/3 connections ended by a protocol error.
+        Counter http3_protocol_errors;
         /// Upgrades to WebSocket.
         Counter websockets;
         /// WebSockets ended because a message or frame was larger than its limit.

@@ -3,6 +3,8 @@
 //! An envelope is plain data: no reference count of one core, no closure, no descriptor. So the one
 //! type can cross a lane between two cores today and a socket between two nodes tomorrow.
 
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 
 /// Names a question of one core, so that its reply finds who asked. Chosen by the asker.
@@ -16,6 +18,8 @@ pub enum Envelope {
     Request(Box<RequestEnvelope>),
     /// The reply to an earlier request of the receiver.
     Reply(Box<ReplyEnvelope>),
+    /// A datagram that came to the wrong core.
+    Datagram(Box<DatagramEnvelope>),
 }
 
 /// A request for another core.
@@ -46,6 +50,21 @@ pub struct ReplyEnvelope {
     pub headers: Vec<(Bytes, Bytes)>,
     /// The whole body: only replies with a known, bounded body cross cores so far.
     pub body: Bytes,
+}
+
+/// A datagram for a connection of another core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatagramEnvelope {
+    /// The listener whose socket received it; listeners have the same numbers on all cores.
+    pub listener: u16,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// The address that it was sent to.
+    pub local: Option<IpAddr>,
+    /// Its ECN bits.
+    pub ecn: u8,
+    /// Its bytes, a single datagram's.
+    pub payload: Bytes,
 }
 
 #[cfg(test)]

@@ -101,6 +101,12 @@ pub(crate) enum Family {
     V6,
 }
 
+impl Family {
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        if address.is_ipv6() { Self::V6 } else { Self::V4 }
+    }
+}
+
 /// Reads a `sockaddr_in` or `sockaddr_in6`; an IPv4-mapped address becomes IPv4.
 pub(crate) fn read_name(bytes: &[u8]) -> Option<SocketAddr> {
     let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);

@@ -141,6 +141,11 @@ impl Deadline {
         with_core(|core| core.timers.borrow_mut().set(self.key, core.now().checked_add(after)));
     }
 
+    /// Sets the deadline to this moment.
+    pub fn set_at(&self, at: Instant) {
+        with_core(|core| core.timers.borrow_mut().set(self.key, Some(at)));
+    }
+
     /// Takes the deadline away.
     pub fn clear(&self) {
         with_core(|core| core.timers.borrow_mut().set(self.key, None));

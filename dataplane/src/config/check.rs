@@ -13,8 +13,8 @@ use super::document::{self, Section};
 use super::keys;
 use super::mistakes::{Mistakes, Remedy, Report, Scope};
 use super::{
-    Action, Admin, CertificateFiles, Config, Cores, Http2Limits, Limits, Listener, Log, Node, RouteRule,
-    Runtime, Shutdown, Tls, WebSocketLimits,
+    Action, Admin, CertificateFiles, Config, Cores, Http2Limits, Http3Limits, Limits, Listener, Log, Node,
+    Quic, RouteRule, Runtime, Shutdown, Tls, WebSocketLimits,
 };
 
 /// Reads and checks `text`.
@@ -38,6 +38,7 @@ fn config(root: &Section<'_>, report: &Report<'_>) -> Config {
         runtime: runtime(&root.table("runtime")),
         listeners,
         tls: tls(&root.table("tls"), report),
+        quic: quic(&root.table("quic")),
         limits: limits(&root.table("limits")),
         admin,
         log: log(&root.table("log")),
@@ -78,12 +79,13 @@ fn listeners(root: &Section<'_>, report: &Report<'_>) -> Vec<Listener> {
         let address = table.require(&keys::LISTEN_ADDRESS);
         let protocol = table.read(&keys::LISTEN_PROTOCOL);
         let proxy_from = table.read(&keys::LISTEN_PROXY_PROTOCOL);
+        let http3 = table.read(&keys::LISTEN_HTTP3);
         let Some(address) = address else { continue };
         if listeners.iter().any(|other| is_same(other.address, address)) {
             let key = &keys::LISTEN_ADDRESS;
             table.blame(key, key.remedy(), "is the address of another listener too");
         }
-        listeners.push(Listener { address, protocol, proxy_from });
+        listeners.push(Listener { address, protocol, proxy_from, http3 });
     }
     listeners
 }
@@ -148,6 +150,7 @@ fn limits(table: &Section<'_>) -> Limits {
         handshakes: table.read(&keys::HANDSHAKES),
         handshake_timeout: table.read(&keys::HANDSHAKE_TIMEOUT),
         http2: http2_limits(&table.table("http2")),
+        http3: http3_limits(&table.table("http3")),
         websocket: websocket_limits(&table.table("websocket")),
     }
 }
@@ -162,6 +165,22 @@ fn http2_limits(table: &Section<'_>) -> Http2Limits {
         window_updates: table.read(&keys::HTTP2_WINDOW_UPDATES),
         empty_frames: table.read(&keys::HTTP2_EMPTY_FRAMES),
         continuations: table.read(&keys::HTTP2_CONTINUATIONS),
+    }
+}
+
+fn http3_limits(table: &Section<'_>) -> Http3Limits {
+    Http3Limits {
+        streams: table.read(&keys::HTTP3_STREAMS),
+        resets: table.read(&keys::HTTP3_RESETS),
+        retry_above: table.read(&keys::HTTP3_RETRY_ABOVE),
+    }
+}
+
+fn quic(table: &Section<'_>) -> Quic {
+    Quic {
+        server: table.read(&keys::QUIC_SERVER),
+        connection_ids: table.read(&keys::QUIC_CONNECTION_IDS),
+        connection_id_lifetime: table.read(&keys::QUIC_CONNECTION_ID_LIFETIME),
     }
 }
 

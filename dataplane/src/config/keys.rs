@@ -19,7 +19,7 @@ use super::rules::{
     Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time,
 };
 use super::units::{GIB, KIB, MIB};
-use super::{Driver, LogFormat, Protocol};
+use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol};
 
 /// One key: where it stands, what it may be, and why.
 pub(super) struct Key<R> {
@@ -124,6 +124,11 @@ pub(super) const TABLES: &[&Table] = &[
     &Table { path: "tls", entries: Entries::One, meaning: "TLS of all https listeners." },
     &CERTIFICATES,
     &Table {
+        path: "quic",
+        entries: Entries::One,
+        meaning: "QUIC of all https listeners with HTTP/3: what its connection ids say, and how long they live.",
+    },
+    &Table {
         path: "limits",
         entries: Entries::One,
         meaning: "What a peer may cost. Each limit has a counter in the metrics; at the limit the request \
@@ -134,6 +139,12 @@ pub(super) const TABLES: &[&Table] = &[
         entries: Entries::One,
         meaning: "What a peer may do on one HTTP/2 connection. Frames are counted in windows of 10 s; \
             above a limit the connection ends with GOAWAY and ENHANCE_YOUR_CALM.",
+    },
+    &Table {
+        path: "limits.http3",
+        entries: Entries::One,
+        meaning: "What a peer may do over QUIC. Beside these, the limits of connections, handshakes, heads, \
+            bodies and times hold as they do over TCP.",
     },
     &Table {
         path: "limits.websocket",
@@ -328,6 +339,16 @@ keys! {
             are searched one by one at each accept.",
     };
 
+    LISTEN_HTTP3: Choice<Http3> = Key {
+        path: "listen[].http3",
+        rule: Choice { words: &[("on", Http3::On), ("off", Http3::Off)] },
+        fallback: Fallback::Default("\"on\""),
+        example: "\"off\"",
+        meaning: "Whether an https listener also speaks HTTP/3, on the UDP port of the same number, and tells \
+            clients so (`Alt-Svc`). A listener with proxy_protocol does not: PROXY headers are of TCP.",
+        why: "Clients that may use it are faster on bad lines; others never notice.",
+    };
+
     TLS_TICKET_LIFETIME: Time = Key {
         path: "tls.ticket_lifetime",
         rule: Time { min: Duration::from_mins(1), max: Duration::from_hours(7 * 24) },
@@ -362,6 +383,36 @@ keys! {
         example: "\"/etc/berth/tls/a.key\"",
         meaning: "PEM file with the private key of the certificate.",
         why: "No default: a certificate without its key is none.",
+    };
+
+    QUIC_SERVER: Count<u16> = Key {
+        path: "quic.server",
+        rule: Count { min: 0, max: 65_535 },
+        fallback: Fallback::Default("0"),
+        example: "17",
+        meaning: "The number of this node within its site. It stands in every connection id, so that the servers of \
+            a site can tell whose a packet is. Servers that share an address need different ones.",
+        why: "16 bits leave most numbers unused, so that a random id names no server by accident.",
+    };
+    QUIC_CONNECTION_IDS: Choice<ConnectionIds> = Key {
+        path: "quic.connection_ids",
+        rule: Choice {
+            words: &[("encrypted", ConnectionIds::Encrypted), ("plaintext", ConnectionIds::Plaintext)],
+        },
+        fallback: Fallback::Default("\"encrypted\""),
+        example: "\"plaintext\"",
+        meaning: "How connection ids carry server and core. \"plaintext\" is for debugging: whoever sees packets \
+            can follow a client from one address to another, and choose the core that it loads.",
+        why: "Encryption costs less than 0.1 µs a datagram.",
+    };
+    QUIC_CONNECTION_ID_LIFETIME: Time = Key {
+        path: "quic.connection_id_lifetime",
+        rule: Time { min: Duration::from_secs(10), max: Duration::from_hours(1) },
+        fallback: Fallback::Default("\"10m\""),
+        example: "\"10m\"",
+        meaning: "When a connection's ids are replaced by new ones, made with the current key. Keys are read for \
+            tls.ticket_lifetime after their successor came.",
+        why: "It bounds how long one id can be followed, and how long a rotation takes to reach every connection.",
     };
 
     HEADER_BYTES: Size<usize> = Key {
@@ -461,6 +512,35 @@ keys! {
         meaning: "Time from accept to the end of the TLS handshake, PROXY header included. Above: the \
             connection closes.",
         why: "Two round trips and one lost packet take less than three seconds on a bad line.",
+    };
+
+    HTTP3_STREAMS: Count<u32> = Key {
+        path: "limits.http3.streams",
+        rule: Count { min: 1, max: 10_000 },
+        fallback: Fallback::Default("128"),
+        example: "128",
+        meaning: "Most concurrent request streams of a connection. A client that opens more breaks the protocol, and \
+            its connection ends.",
+        why: "As over HTTP/2.",
+    };
+    HTTP3_RESETS: Count<u32> = Key {
+        path: "limits.http3.resets",
+        rule: Count { min: 1, max: 100_000 },
+        fallback: Fallback::Default("200"),
+        example: "200",
+        meaning: "Request streams that the client resets or stops within 10 s. Above: the connection ends with \
+            H3_EXCESSIVE_LOAD.",
+        why: "As over HTTP/2: a page that is left cancels all its streams at once.",
+    };
+    HTTP3_RETRY_ABOVE: Count<u32> = Key {
+        path: "limits.http3.retry_above",
+        rule: Count { min: 0, max: 1_000_000 },
+        fallback: Fallback::Default("256"),
+        example: "256",
+        meaning: "While more handshakes than this are unfinished in the whole node, new QUIC clients must prove their \
+            address by a Retry before anything is kept of them. 0: always.",
+        why: "A Retry costs the client a round trip. 256 unfinished handshakes are some tens of milliseconds of \
+            work, which only a burst or an attack brings.",
     };
 
     HTTP2_STREAMS: Count<u32> = Key {

@@ -54,6 +54,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// TLS of the https listeners.
     pub tls: Tls,
+    /// QUIC of the https listeners.
+    pub quic: Quic,
     /// What a peer may cost.
     pub limits: Limits,
     /// The admin API.
@@ -162,6 +164,24 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Peers that must begin with a PROXY v2 header. Empty: nobody may.
     pub proxy_from: Vec<Cidr>,
+    /// Whether an https listener speaks HTTP/3 too. Ask [`Self::speaks_http3`].
+    pub http3: Http3,
+}
+
+impl Listener {
+    /// Whether HTTP/3 is spoken there: over TLS, and to clients themselves.
+    pub fn speaks_http3(&self) -> bool {
+        self.protocol == Protocol::Https && self.http3 == Http3::On && self.proxy_from.is_empty()
+    }
+}
+
+/// Whether a listener may speak HTTP/3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http3 {
+    /// On the UDP port of the same number.
+    On,
+    /// Not at all.
+    Off,
 }
 
 /// What a listener speaks.
@@ -220,6 +240,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// On one HTTP/2 connection.
     pub http2: Http2Limits,
+    /// Over QUIC.
+    pub http3: Http3Limits,
     /// On one WebSocket.
     pub websocket: WebSocketLimits,
 }
@@ -243,6 +265,37 @@ pub struct Http2Limits {
     pub empty_frames: u32,
     /// CONTINUATION frames of one header block.
     pub continuations: u32,
+}
+
+/// What a peer may do over QUIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http3Limits {
+    /// Concurrent request streams of a connection.
+    pub streams: u32,
+    /// Request streams of a connection that its client resets in 10 s.
+    pub resets: u32,
+    /// Unfinished handshakes of the node above which clients prove their address first.
+    pub retry_above: u32,
+}
+
+/// QUIC of the https listeners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quic {
+    /// The node's number within its site.
+    pub server: u16,
+    /// How connection ids carry server and core.
+    pub connection_ids: ConnectionIds,
+    /// When a connection's ids are replaced.
+    pub connection_id_lifetime: Duration,
+}
+
+/// How connection ids carry server and core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionIds {
+    /// As one block of AES.
+    Encrypted,
+    /// In clear, for debugging.
+    Plaintext,
 }
 
 /// What a WebSocket peer may send.

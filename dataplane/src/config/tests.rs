@@ -33,11 +33,17 @@ stall_after = "100ms"
 address = "192.0.2.7:80"
 protocol = "https"
 proxy_protocol = ["10.0.0.0/8"]
+http3 = "off"
 
 [tls]
 certificates = [{ chain = "/tls/a.pem", key = "/tls/a.key" }]
 ticket_lifetime = "30m"
 ticket_rotation = "7h"
+
+[quic]
+server = 258
+connection_ids = "plaintext"
+connection_id_lifetime = "9m"
 
 [limits]
 header_bytes = "16KiB"
@@ -61,6 +67,11 @@ priorities = 105
 window_updates = 106
 empty_frames = 107
 continuations = 108
+
+[limits.http3]
+streams = 201
+resets = 202
+retry_above = 203
 
 [limits.websocket]
 message_bytes = "3MiB"
@@ -144,6 +155,7 @@ fn every_limit() -> Limits {
             empty_frames: 107,
             continuations: 108,
         },
+        http3: Http3Limits { streams: 201, resets: 202, retry_above: 203 },
         websocket: WebSocketLimits { message_bytes: 3 << 20, frame_bytes: 3 << 10 },
     }
 }
@@ -174,11 +186,17 @@ fn every_key_arrives_where_it_belongs() {
             address: "192.0.2.7:80".parse().unwrap(),
             protocol: Protocol::Https,
             proxy_from: vec!["10.0.0.0/8".parse().unwrap()],
+            http3: Http3::Off,
         }],
         tls: Tls {
             certificates: vec![CertificateFiles { chain: "/tls/a.pem".into(), key: "/tls/a.key".into() }],
             ticket_lifetime: seconds(1800),
             ticket_rotation: seconds(7 * 3600),
+        },
+        quic: Quic {
+            server: 258,
+            connection_ids: ConnectionIds::Plaintext,
+            connection_id_lifetime: Duration::from_secs(540),
         },
         limits: every_limit(),
         admin: Admin { listen: "127.0.0.1:9191".parse().unwrap() },
@@ -423,7 +441,7 @@ fn unknown_keys_are_told_with_what_was_meant() {
     let expected = [
         ("listen[0].protocl", "is unknown; did you mean listen[0].protocol?"),
         ("limit", "is unknown; did you mean limits?"),
-        ("limits.http3", "is unknown; did you mean limits.http2?"),
+        ("limits.http4", "is unknown; did you mean limits.http2?"),
         ("node.header_bytes", "is unknown; did you mean limits.header_bytes?"),
         ("node.xyz", "is unknown"),
     ];

@@ -38,8 +38,8 @@ pub enum RequestBody {
     Empty,
     /// Fed by an HTTP/1.1 connection.
     Piped(PipeReader),
-    /// Of an HTTP/2 stream.
-    Http2(Box<Http2Body>),
+    /// Of a stream of HTTP/2 or 3.
+    Stream(Box<StreamBody>),
 }
 
 impl http_body::Body for RequestBody {
@@ -53,7 +53,7 @@ impl http_body::Body for RequestBody {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Piped(reader) => reader.poll_frame(cx),
-            RequestBody::Http2(body) => body.poll_frame(cx),
+            RequestBody::Stream(body) => body.poll_frame(cx),
         }
     }
 
@@ -61,7 +61,7 @@ impl http_body::Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Piped(_) => false,
-            RequestBody::Http2(body) => body.stream.is_end_stream(),
+            RequestBody::Stream(body) => body.stream.is_end(),
         }
     }
 }
@@ -189,9 +189,23 @@ fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// The body of an HTTP/2 stream: bounded in size and in silence.
-pub struct Http2Body {
-    stream: h2::RecvStream,
+/// The receiving side of a stream of HTTP/2 or 3. When it fails, the other side went away.
+pub trait Source {
+    /// The next bytes. The peer may send as many again once they are taken.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Gone>>>;
+    /// What follows the data.
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Gone>>;
+    /// Whether it is known that nothing follows.
+    fn is_end(&self) -> bool;
+}
+
+/// The other side of a stream went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone;
+
+/// The body of a stream: bounded in size and in silence.
+pub struct StreamBody {
+    stream: Box<dyn Source>,
     /// How many more bytes may come.
     allowance: u64,
     timeout: Duration,
@@ -208,16 +222,16 @@ enum Phase {
     Done,
 }
 
-impl Http2Body {
+impl StreamBody {
     /// A body of at most `limit_bytes` whose pieces follow each other within `timeout`. `on_error`
     /// is told what ended it early, for the counters.
     pub fn new(
-        stream: h2::RecvStream,
+        stream: impl Source + 'static,
         limit_bytes: u64,
         timeout: Duration,
         on_error: impl Fn(BodyError) + 'static,
     ) -> Self {
-        let on_error = Box::new(on_error);
+        let (stream, on_error) = (Box::new(stream), Box::new(on_error));
         Self { stream, allowance: limit_bytes, timeout, deadline: None, phase: Phase::Data, on_error }
     }
 
@@ -247,7 +261,7 @@ impl Http2Body {
         if self.phase == Phase::Data {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(bytes)) => return Poll::Ready(Some(self.take(bytes))),
-                Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Gone))),
+                Some(Err(Gone)) => return Poll::Ready(Some(Err(BodyError::Gone))),
                 None => self.phase = Phase::Trailers,
             }
         }
@@ -257,18 +271,14 @@ impl Http2Body {
             return Poll::Ready(match trailers {
                 Ok(None) => None,
                 Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Err(_) => Some(Err(BodyError::Gone)),
+                Err(Gone) => Some(Err(BodyError::Gone)),
             });
         }
         Poll::Ready(None)
     }
 
     fn take(&mut self, bytes: Bytes) -> Result<Frame<Bytes>, BodyError> {
-        let len = bytes.len();
-        self.allowance = self.allowance.checked_sub(len as u64).ok_or(BodyError::TooLarge)?;
-        // The handler has them now: the peer may send as many again. It fails only for more than
-        // was received, which `len` is not.
-        let _ = self.stream.flow_control().release_capacity(len);
+        self.allowance = self.allowance.checked_sub(bytes.len() as u64).ok_or(BodyError::TooLarge)?;
         Ok(Frame::data(bytes))
     }
 }

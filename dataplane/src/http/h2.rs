@@ -20,14 +20,14 @@ use berth_runtime::{Deadline, spawn};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderValue, Method, Response, Version, header};
+use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Core;
-use super::body::{Body, Http2Body, Piece, RequestBody};
+use super::body::{Gone, Piece, RequestBody, Source};
 use super::h2_meter::{Breach, Flood, FrameMeter, Reactions};
-use super::message::{Peer, Problem, Reply, Request, Service, UpgradeWish};
-use super::target::{Host, Target};
+use super::message::{Peer, Problem, Reply, Service, UpgradeWish};
+use super::stream::{body, request as request_of, response, status_has_body};
 use crate::drain::Draining;
 use crate::stats::CoreNumbers;
 
@@ -265,17 +265,17 @@ async fn handle<S: Service>(
     let head_only = request.method() == Method::HEAD;
     let target = request.uri().path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
     let mut record = core.begin(request.method(), target.as_bytes(), Version::HTTP_2, &peer, began);
-    let (reply, tunnel_in) = answer(core, peer, request).await;
+    let (mut reply, tunnel_in) = answer(core, Rc::clone(&peer), request).await;
     record.status = reply.status;
-    if let (Some(on_upgrade), Some(receive)) = (reply.upgrade, tunnel_in) {
-        let response = response(core, reply.status, reply.headers, None);
+    if let (Some(on_upgrade), Some(receive)) = (reply.upgrade.take(), tunnel_in) {
+        let response = response(core, &peer, reply.status, reply.headers, None);
         if let Ok(send) = respond.send_response(response, false) {
             core.finish(record);
             on_upgrade(Box::new(Tunnel::new(receive, send))).await;
         }
         return;
     }
-    let _ = send_reply(core, &mut respond, reply.status, reply.headers, reply.body, head_only).await;
+    let _ = send_reply(core, &peer, &mut respond, reply, head_only).await;
     core.finish(record);
 }
 
@@ -292,82 +292,57 @@ async fn answer<S: Service>(
         None if parts.method == Method::CONNECT => return (Reply::problem(Problem::NotImplemented), None),
         None => None,
     };
-    if parts.headers.len() > core.limits.header_count {
-        core.numbers.limit_header_count.add(1);
-        return (Reply::problem(Problem::HeadersTooLarge), None);
-    }
-    let raw = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
-    let host = match parts.uri.authority() {
-        Some(authority) => Host::parse(authority.as_str().as_bytes()),
-        None => Host::parse(parts.headers.get(header::HOST).map_or(b"".as_slice(), HeaderValue::as_bytes)),
-    };
-    let (Ok(target), Ok(host)) = (Target::parse(Bytes::copy_from_slice(raw.as_bytes())), host) else {
-        core.numbers.requests_malformed.add(1);
-        return (Reply::problem(Problem::BadRequest), None);
-    };
-    if declared_length(&parts.headers).is_some_and(|length| length > core.limits.body_bytes) {
-        core.numbers.limit_body_bytes.add(1);
-        return (Reply::problem(Problem::BodyTooLarge), None);
-    }
-    let (body, tunnel) = match wish {
-        Some(_) => (RequestBody::Empty, Some(stream)),
-        None if stream.is_end_stream() => (RequestBody::Empty, None),
-        None => {
-            let core = Rc::clone(core);
-            let limits = (core.limits.body_bytes, core.limits.body_timeout);
-            let body = Http2Body::new(stream, limits.0, limits.1, move |error| core.count_body_error(error));
-            (RequestBody::Http2(Box::new(body)), None)
+    let mut tunnel = None;
+    let request = request_of(core, peer, parts, wish, || match wish {
+        Some(_) => {
+            tunnel = Some(stream);
+            RequestBody::Empty
         }
-    };
-    let request = Request {
-        method: parts.method,
-        target,
-        host: Some(host.into_owned()),
-        version: Version::HTTP_2,
-        headers: parts.headers,
-        body,
-        peer,
-        upgrade: wish,
-    };
-    (core.service.call(request).await, tunnel)
+        None if stream.is_end_stream() => RequestBody::Empty,
+        None => body(core, Received(stream)),
+    });
+    match request {
+        Ok(request) => (core.service.call(request).await, tunnel),
+        Err(problem) => (Reply::problem(problem), None),
+    }
 }
 
-fn declared_length(headers: &http::HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
+/// The receiving side of a stream.
+struct Received(RecvStream);
 
-fn response<S: Service>(
-    core: &Core<S>,
-    status: http::StatusCode,
-    headers: http::HeaderMap,
-    length: Option<u64>,
-) -> Response<()> {
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    let headers = response.headers_mut();
-    // Connection-specific fields have no meaning here (RFC 9113, 8.2.2).
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
-        headers.remove(name);
+impl Source for Received {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Gone>>> {
+        Poll::Ready(match ready!(self.0.poll_data(cx)) {
+            Some(Ok(bytes)) => {
+                // It fails only for more than was received.
+                let _ = self.0.flow_control().release_capacity(bytes.len());
+                Some(Ok(bytes))
+            }
+            Some(Err(_)) => Some(Err(Gone)),
+            None => None,
+        })
     }
-    if let Some(length) = length {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, Gone>> {
+        self.0.poll_trailers(cx).map_err(|_| Gone)
     }
-    headers.entry(header::DATE).or_insert_with(|| core.date.value(berth_runtime::now()));
-    response
+
+    fn is_end(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 async fn send_reply<S: Service>(
     core: &Rc<Core<S>>,
+    peer: &Peer,
     respond: &mut SendResponse<Bytes>,
-    status: http::StatusCode,
-    headers: http::HeaderMap,
-    mut body: Body,
+    reply: Reply,
     head_only: bool,
 ) -> Result<(), h2::Error> {
+    let Reply { status, headers, mut body, .. } = reply;
     let size = body.exact_size();
     let bodiless = head_only || size == Some(0) || !status_has_body(status);
-    let response = response(core, status, headers, size.filter(|_| status_has_body(status)));
+    let response = response(core, peer, status, headers, size.filter(|_| status_has_body(status)));
     let mut stream = respond.send_response(response, bodiless)?;
     if bodiless {
         return Ok(());
@@ -429,10 +404,6 @@ async fn send_bytes<S: Service>(
         stream.send_data(part, end && bytes.is_empty())?;
     }
     Ok(())
-}
-
-fn status_has_body(status: http::StatusCode) -> bool {
-    !(status.is_informational() || matches!(status.as_u16(), 204 | 304))
 }
 
 /// Feeds the meter with what the peer sends, below the library.

@@ -9,8 +9,10 @@ pub mod date;
 pub mod h1;
 pub mod h2;
 pub mod h2_meter;
+pub mod h3;
 pub mod message;
 pub(crate) mod prefixed;
+mod stream;
 pub mod target;
 pub mod websocket;
 
@@ -18,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 
 use crate::config::Limits;
 use crate::stats::{CoreNumbers, Latencies};
@@ -26,7 +28,7 @@ use access::AccessLog;
 use body::BodyError;
 use date::DateCache;
 use h2_meter::MeterLimits;
-use message::Peer;
+use message::{Peer, Security};
 
 /// What connections share with their core.
 pub struct Core<S> {
@@ -44,6 +46,26 @@ pub struct Core<S> {
     pub access: AccessLog,
     /// The `date` header of this second.
     pub date: DateCache,
+    /// What clients of TLS are told of HTTP/3.
+    pub alt_svc: AltSvc,
+}
+
+/// The `alt-svc` header (RFC 7838) of each port on which HTTP/3 is spoken.
+#[derive(Default)]
+pub struct AltSvc(Vec<(u16, HeaderValue)>);
+
+impl AltSvc {
+    /// For these ports. Clients may remember it for a day.
+    pub fn new(ports: impl Iterator<Item = u16>) -> Self {
+        let value = |port| HeaderValue::try_from(format!("h3=\":{port}\"; ma=86400"));
+        Self(ports.filter_map(|port| Some((port, value(port).ok()?))).collect())
+    }
+
+    /// What a client of this connection is told.
+    pub fn value(&self, peer: &Peer) -> Option<&HeaderValue> {
+        let port = (peer.security == Security::Tls).then_some(peer.local.port())?;
+        self.0.iter().find(|(other, _)| *other == port).map(|(_, value)| value)
+    }
 }
 
 /// A request on its way, for counters, latencies and the access log.
@@ -84,6 +106,7 @@ impl<S> Core<S> {
             service,
             access,
             date: DateCache::default(),
+            alt_svc: AltSvc::default(),
         }
     }
 
@@ -106,6 +129,7 @@ impl<S> Core<S> {
         self.latencies.record(elapsed);
         self.numbers.requests.add(1);
         self.numbers.requests_http2.add(u64::from(record.version == Version::HTTP_2));
+        self.numbers.requests_http3.add(u64::from(record.version == Version::HTTP_3));
         if record.status.is_client_error() {
             self.numbers.replies_4xx.add(1);
         } else if record.status.is_server_error() {

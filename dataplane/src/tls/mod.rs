@@ -52,6 +52,8 @@ pub enum Alpn {
     Http2AndHttp1,
     /// HTTP/1.1 alone.
     Http1,
+    /// HTTP/3, over QUIC.
+    Http3,
 }
 
 impl Alpn {
@@ -60,6 +62,7 @@ impl Alpn {
         match self {
             Self::Http2AndHttp1 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             Self::Http1 => vec![b"http/1.1".to_vec()],
+            Self::Http3 => vec![b"h3".to_vec()],
         }
     }
 }

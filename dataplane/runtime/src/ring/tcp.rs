@@ -19,8 +19,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use io_uring::{opcode, squeue};
 use io_uring::types::Fd;
+use io_uring::{opcode, squeue};
 use tokio::io::ReadBuf;
 
 use super::{Busy, Done, ReceivePool, Ring, STREAM_GROUP, SendBuffer, Slot, wake};

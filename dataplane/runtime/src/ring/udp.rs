@@ -14,12 +14,14 @@ use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use io_uring::opcode;
 use io_uring::types::{Fd, RecvMsgOut};
 
 use super::{Busy, DATAGRAM_BUFFERS_MIN, DATAGRAM_GROUP, Done, ReceivePool, Ring, SendBuffer, Slot, wake};
 use crate::cmsg::{self, CONTROL_LEN, Control, Family, NAME_LEN};
+use crate::executor::bill;
 use crate::net::Transmit;
 
 /// A GRO train of 64 KiB, its address and control messages, in whole pages.
@@ -28,6 +30,10 @@ const DATAGRAM_BUFFER: usize = 68 * 1024;
 const QUEUE_MAX: usize = 64;
 /// Sends in flight per socket; each holds at most a train of 64 KiB.
 const SENDING_MAX: usize = 64;
+
+/// What the kernel's send of a train costs, about: the path through UDP and IP, and each datagram's part.
+const SEND_COST: Duration = Duration::from_micros(2);
+const SEND_COST_PER_KIB: Duration = Duration::from_nanos(300);
 
 struct Inner {
     receiving: bool,
@@ -215,6 +221,7 @@ impl RingUdp {
             }
             inner.sending += 1;
         }
+        bill(SEND_COST + SEND_COST_PER_KIB * (transmit.payload.len() / 1024) as u32);
         let mut payload = self.ring.send_pool.take(transmit.payload.len());
         payload.append(transmit.payload);
         let outgoing = Outgoing::new(transmit, self.state.family, payload);

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use berth_runtime::{Deadline, timeout};
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode, Version, header};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -553,8 +553,11 @@ impl<'l, 'a, T: AsyncRead + AsyncWrite + Unpin, S: Service> Exchange<'l, 'a, T, 
     }
 
     /// Decides how the reply is framed and encodes its head.
-    fn begin_reply(&mut self, reply: Reply) {
+    fn begin_reply(&mut self, mut reply: Reply) {
         let core = self.link.core;
+        if let Some(value) = core.alt_svc.value(&self.link.peer) {
+            reply.headers.entry(header::ALT_SVC).or_insert_with(|| value.clone());
+        }
         // A reply that still holds the request's body reads it while it is sent (an echo does),
         // and after the reply's head it would be too late to ask for it.
         if self.inbound.as_ref().is_some_and(|inbound| inbound.feeder.has_reader()) {

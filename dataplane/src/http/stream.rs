@@ -1,0 +1,92 @@
+//! What HTTP/2 and HTTP/3 share: requests from pseudo-headers, and the heads of replies.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
+
+use super::Core;
+use super::body::{RequestBody, Source, StreamBody};
+use super::message::{Peer, Problem, Request, UpgradeWish};
+use super::target::{Host, Target};
+
+/// Makes a request out of a head that the library has read. `body` is called for a request that may have one.
+pub(super) fn request<S>(
+    core: &Core<S>,
+    peer: Rc<Peer>,
+    parts: request::Parts,
+    upgrade: Option<UpgradeWish>,
+    body: impl FnOnce() -> RequestBody,
+) -> Result<Request, Problem> {
+    if parts.headers.len() > core.limits.header_count {
+        core.numbers.limit_header_count.add(1);
+        return Err(Problem::HeadersTooLarge);
+    }
+    let raw = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+    let host = match parts.uri.authority() {
+        Some(authority) => Host::parse(authority.as_str().as_bytes()),
+        None => Host::parse(parts.headers.get(header::HOST).map_or(b"".as_slice(), HeaderValue::as_bytes)),
+    };
+    let (Ok(target), Ok(host)) = (Target::parse(Bytes::copy_from_slice(raw.as_bytes())), host) else {
+        core.numbers.requests_malformed.add(1);
+        return Err(Problem::BadRequest);
+    };
+    if declared_length(&parts.headers).is_some_and(|length| length > core.limits.body_bytes) {
+        core.numbers.limit_body_bytes.add(1);
+        return Err(Problem::BodyTooLarge);
+    }
+    Ok(Request {
+        method: parts.method,
+        target,
+        host: Some(host.into_owned()),
+        version: parts.version,
+        headers: parts.headers,
+        body: body(),
+        peer,
+        upgrade,
+    })
+}
+
+/// The body of a stream, under the limits of its core.
+pub(super) fn body<S: 'static>(core: &Rc<Core<S>>, stream: impl Source + 'static) -> RequestBody {
+    let limits = (core.limits.body_bytes, core.limits.body_timeout);
+    let core = Rc::clone(core);
+    let body = StreamBody::new(stream, limits.0, limits.1, move |error| core.count_body_error(error));
+    RequestBody::Stream(Box::new(body))
+}
+
+/// The length that a request declares.
+pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The head of a reply.
+pub(super) fn response<S>(
+    core: &Core<S>,
+    peer: &Peer,
+    status: StatusCode,
+    headers: HeaderMap,
+    length: Option<u64>,
+) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    // Connection-specific fields have no meaning here (RFC 9113, 8.2.2; RFC 9114, 4.2).
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if let Some(value) = core.alt_svc.value(peer) {
+        headers.entry(header::ALT_SVC).or_insert_with(|| value.clone());
+    }
+    headers.entry(header::DATE).or_insert_with(|| core.date.value(berth_runtime::now()));
+    response
+}
+
+/// Whether a reply with this status may have a body.
+pub(super) fn status_has_body(status: StatusCode) -> bool {
+    !(status.is_informational() || matches!(status.as_u16(), 204 | 304))
+}
