@@ -49,9 +49,12 @@ pub struct Hops {
     /// Replies for which the control lane had no room; sent, in order, when it has.
     waiting: RefCell<VecDeque<(CoreId, Envelope)>>,
     /// Who takes the datagrams of each listener.
-    catchers: RefCell<HashMap<u16, Rc<dyn Fn(DatagramEnvelope)>>>,
+    catchers: RefCell<HashMap<u16, Catcher>>,
     numbers: Arc<CoreNumbers>,
 }
+
+/// Takes datagrams that other cores tossed here.
+type Catcher = Rc<dyn Fn(DatagramEnvelope)>;
 
 /// Rings the sleeping cores of this node.
 struct Bells(Vec<Arc<Remote>>);

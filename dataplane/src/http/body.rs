@@ -189,19 +189,15 @@ fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// The receiving side of a stream of HTTP/2 or 3. When it fails, the other side went away.
+/// The receiving side of a stream of HTTP/2 or 3.
 pub trait Source {
     /// The next bytes. The peer may send as many again once they are taken.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Gone>>>;
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>>;
     /// What follows the data.
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Gone>>;
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, BodyError>>;
     /// Whether it is known that nothing follows.
     fn is_end(&self) -> bool;
 }
-
-/// The other side of a stream went away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone;
 
 /// The body of a stream: bounded in size and in silence.
 pub struct StreamBody {
@@ -260,8 +256,7 @@ impl StreamBody {
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.phase == Phase::Data {
             match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(bytes)) => return Poll::Ready(Some(self.take(bytes))),
-                Some(Err(Gone)) => return Poll::Ready(Some(Err(BodyError::Gone))),
+                Some(bytes) => return Poll::Ready(Some(bytes.and_then(|bytes| self.take(bytes)))),
                 None => self.phase = Phase::Trailers,
             }
         }
@@ -271,7 +266,7 @@ impl StreamBody {
             return Poll::Ready(match trailers {
                 Ok(None) => None,
                 Ok(Some(trailers)) => Some(Ok(Frame::trailers(trailers))),
-                Err(Gone) => Some(Err(BodyError::Gone)),
+                Err(error) => Some(Err(error)),
             });
         }
         Poll::Ready(None)

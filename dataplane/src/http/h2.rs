@@ -24,7 +24,7 @@ use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Core;
-use super::body::{Gone, Piece, RequestBody, Source};
+use super::body::{BodyError, Piece, RequestBody, Source};
 use super::h2_meter::{Breach, Flood, FrameMeter, Reactions};
 use super::message::{Peer, Problem, Reply, Service, UpgradeWish};
 use super::stream::{body, request as request_of, response, status_has_body};
@@ -311,20 +311,20 @@ async fn answer<S: Service>(
 struct Received(RecvStream);
 
 impl Source for Received {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Gone>>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         Poll::Ready(match ready!(self.0.poll_data(cx)) {
             Some(Ok(bytes)) => {
                 // It fails only for more than was received.
                 let _ = self.0.flow_control().release_capacity(bytes.len());
                 Some(Ok(bytes))
             }
-            Some(Err(_)) => Some(Err(Gone)),
+            Some(Err(_)) => Some(Err(BodyError::Gone)),
             None => None,
         })
     }
 
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, Gone>> {
-        self.0.poll_trailers(cx).map_err(|_| Gone)
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, BodyError>> {
+        self.0.poll_trailers(cx).map_err(|_| BodyError::Gone)
     }
 
     fn is_end(&self) -> bool {

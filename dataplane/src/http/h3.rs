@@ -11,18 +11,18 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use h3::error::{ConnectionError, StreamError};
+use h3::error::{Code, ConnectionError, StreamError};
 use h3::server::{RequestResolver, RequestStream};
-use http::{HeaderMap, Method, StatusCode, Version, request};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header, request};
 
 use super::Core;
-use super::body::{Body, Gone, Piece, Source};
+use super::body::{Body, BodyError, Piece, Source};
 use super::message::{Peer, Problem, Reply, Service};
-use super::stream::{body, request as request_of, response, status_has_body};
+use super::stream::{body, declared_length, request as request_of, response, status_has_body};
 use crate::drain::Draining;
 use crate::quic::{Connection, RecvStream, SendStream};
 
@@ -51,7 +51,7 @@ pub async fn serve<S: Service>(
         Ok(requests) => requests,
         Err(error) => return count_end(core, &error),
     };
-    let streams = Rc::new(Cell::new(0));
+    let streams = Rc::<Streams>::default();
     let stream = |resolver| {
         let (alive, core, peer) = (Alive::new(&streams), Rc::clone(core), Rc::clone(&peer));
         let handle = Rc::clone(&handle);
@@ -66,16 +66,16 @@ pub async fn serve<S: Service>(
             Some(Ok(Ok(Some(resolver)))) => begin(stream(resolver)).await,
             Some(Ok(Ok(None))) => break,
             Some(Ok(Err(error))) => return count_end(core, &error),
-            Some(Err(_)) if streams.get() > 0 => {}
+            Some(Err(_)) if streams.count.get() > 0 => {}
             Some(Err(_)) => {
                 core.numbers.limit_idle_timeout.add(1);
                 let _ = requests.shutdown(0).await;
                 break;
             }
             None => {
-                // The streams that run may end, and those that crossed the GOAWAY are refused by the library.
                 let _ = requests.shutdown(0).await;
-                while let Ok(Some(resolver)) = requests.accept().await {
+                // Streams that crossed the GOAWAY are refused by the library; those that run may end.
+                while let Some(Ok(Some(resolver))) = streams.unless_none(requests.accept()).await {
                     begin(stream(resolver)).await;
                 }
                 break;
@@ -96,19 +96,50 @@ async fn begin(stream: impl Future<Output = ()> + 'static) {
     }
 }
 
+/// The streams of a connection that are being served.
+#[derive(Default)]
+struct Streams {
+    count: Cell<u32>,
+    /// Who waits for the last one to end.
+    waiting: Cell<Option<Waker>>,
+}
+
+impl Streams {
+    /// Runs a future until it is done, or until no stream is left: then `None`.
+    async fn unless_none<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = std::pin::pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            if self.count.get() == 0 {
+                return Poll::Ready(None);
+            }
+            self.waiting.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 /// Counts a stream as long as it lives.
-struct Alive(Rc<Cell<u32>>);
+struct Alive(Rc<Streams>);
 
 impl Alive {
-    fn new(streams: &Rc<Cell<u32>>) -> Self {
-        streams.set(streams.get() + 1);
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.count.set(streams.count.get() + 1);
         Self(Rc::clone(streams))
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0
+            && let Some(waiting) = self.0.waiting.take()
+        {
+            waiting.wake();
+        }
     }
 }
 
@@ -144,13 +175,19 @@ async fn serve_stream<S: Service>(
         Poll::Ready(reply) => Poll::Ready(Some(reply)),
         Poll::Pending => connection.poll_stopped(cx, id).map(|()| None),
     });
-    let Some(reply) = reply.await else {
-        record.status = StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST);
-        return core.finish(record);
-    };
-    record.status = reply.status;
-    let stopped = |cx: &mut Context<'_>| connection.poll_stopped(cx, id);
-    let _ = send_reply(core, &peer, &mut send, reply, head_only, stopped).await;
+    match reply.await {
+        Some(Ok(reply)) => {
+            record.status = reply.status;
+            let stopped = |cx: &mut Context<'_>| connection.poll_stopped(cx, id);
+            let _ = send_reply(core, &peer, &mut send, reply, head_only, stopped).await;
+        }
+        Some(Err(Malformed)) => {
+            core.numbers.requests_malformed.add(1);
+            record.status = StatusCode::BAD_REQUEST;
+            send.stop_stream(Code::H3_MESSAGE_ERROR);
+        }
+        None => record.status = StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST),
+    }
     core.finish(record);
 }
 
@@ -164,41 +201,78 @@ fn count_refused<S>(core: &Core<S>, error: &StreamError) {
     tracing::debug!(%error, "http3.refused");
 }
 
+/// Why a request gets no reply: it is malformed, and its stream ends with H3_MESSAGE_ERROR.
+struct Malformed;
+
 /// Checks the request and calls the service.
 async fn answer<S: Service>(
     core: &Rc<Core<S>>,
     peer: Rc<Peer>,
     parts: request::Parts,
     receive: RequestStream<RecvStream, Bytes>,
-) -> Reply {
+) -> Result<Reply, Malformed> {
+    if CONNECTION_FIELDS.iter().any(|name| parts.headers.contains_key(name)) {
+        return Err(Malformed);
+    }
     if parts.method == Method::CONNECT {
-        return Reply::problem(Problem::NotImplemented);
+        return Ok(Reply::problem(Problem::NotImplemented));
     }
     let fields: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if fields > core.limits.header_bytes {
         core.numbers.limit_header_bytes.add(1);
-        return Reply::problem(Problem::HeadersTooLarge);
+        return Ok(Reply::problem(Problem::HeadersTooLarge));
     }
-    match request_of(core, peer, parts, None, || body(core, Received(receive))) {
+    let declared = declared_length(&parts.headers);
+    Ok(match request_of(core, peer, parts, None, || body(core, Received { stream: receive, declared })) {
         Ok(request) => core.service.call(request).await,
         Err(problem) => Reply::problem(problem),
+    })
+}
+
+/// Fields that speak of a connection and must not be in a request (RFC 9114, 4.2). The library leaves that to us.
+const CONNECTION_FIELDS: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// The receiving side of a stream. A body that is not as long as declared is malformed (RFC 9114, 4.1.2).
+struct Received {
+    stream: RequestStream<RecvStream, Bytes>,
+    /// What is still to come by the request's own word.
+    declared: Option<u64>,
+}
+
+impl Received {
+    fn malformed(&mut self) -> BodyError {
+        self.stream.stop_sending(Code::H3_MESSAGE_ERROR);
+        BodyError::Malformed
     }
 }
 
-/// The receiving side of a stream.
-struct Received(RequestStream<RecvStream, Bytes>);
-
 impl Source for Received {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Gone>>> {
-        Poll::Ready(match ready!(self.0.poll_recv_data(cx)) {
-            Ok(Some(mut data)) => Some(Ok(data.copy_to_bytes(data.remaining()))),
-            Ok(None) => None,
-            Err(_) => Some(Err(Gone)),
-        })
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let bytes = match ready!(self.stream.poll_recv_data(cx)) {
+            Ok(data) => data.map(|mut data| data.copy_to_bytes(data.remaining())),
+            Err(_) => return Poll::Ready(Some(Err(BodyError::Gone))),
+        };
+        let Some(bytes) = bytes else {
+            let short = self.declared.take().is_some_and(|left| left > 0);
+            return Poll::Ready(short.then(|| Err(self.malformed())));
+        };
+        if let Some(left) = &mut self.declared {
+            match left.checked_sub(bytes.len() as u64) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(Some(Err(self.malformed()))),
+            }
+        }
+        Poll::Ready(Some(Ok(bytes)))
     }
 
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, Gone>> {
-        self.0.poll_recv_trailers(cx).map_err(|_| Gone)
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, BodyError>> {
+        self.stream.poll_recv_trailers(cx).map_err(|_| BodyError::Gone)
     }
 
     fn is_end(&self) -> bool {
@@ -206,17 +280,12 @@ impl Source for Received {
     }
 }
 
-/// Why a reply was not sent to its end.
-enum Cut {
-    /// The client wants no more of it, or is gone.
-    Gone,
-    /// It took no byte for too long.
-    TooSlow,
-}
+/// A reply was not sent to its end: the client wants no more of it, took no byte for too long, or is gone.
+struct Cut;
 
 impl From<StreamError> for Cut {
     fn from(_: StreamError) -> Self {
-        Self::Gone
+        Self
     }
 }
 
@@ -234,23 +303,25 @@ async fn send_reply<S: Service>(
     let bodiless = head_only || size == Some(0) || !status_has_body(status);
     send.send_response(response(core, peer, status, headers, size.filter(|_| status_has_body(status))))
         .await?;
-    while !bodiless {
-        match next_piece(&mut body, &stopped).await? {
-            Some(Piece::Data(bytes)) => {
-                let sent = send_bytes(core, send, bytes).await;
-                if let Err(Cut::TooSlow) = sent {
-                    core.numbers.limit_send_timeout.add(1);
-                }
-                sent?;
-            }
-            Some(Piece::Trailers(trailers)) => {
-                send.send_trailers(trailers).await?;
-                break;
-            }
-            None => break,
-        }
+    if !bodiless {
+        send_body(core, send, &mut body, stopped).await?;
     }
     Ok(send.finish().await?)
+}
+
+async fn send_body<S>(
+    core: &Core<S>,
+    send: &mut RequestStream<SendStream, Bytes>,
+    body: &mut Body,
+    stopped: impl Fn(&mut Context<'_>) -> Poll<()>,
+) -> Result<(), Cut> {
+    loop {
+        match next_piece(body, &stopped).await? {
+            Some(Piece::Data(bytes)) => send_bytes(core, send, bytes).await?,
+            Some(Piece::Trailers(trailers)) => return Ok(send.send_trailers(trailers).await?),
+            None => return Ok(()),
+        }
+    }
 }
 
 /// The next piece of a body; a client that stops the stream ends the body with it.
@@ -261,14 +332,14 @@ async fn next_piece(
     loop {
         let frame = poll_fn(|cx| match body.poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(Ok(frame)),
-            Poll::Pending => stopped(cx).map(|()| Err(Cut::Gone)),
+            Poll::Pending => stopped(cx).map(|()| Err(Cut)),
         });
         match frame.await? {
             Some(Ok(frame)) => match Piece::open(frame) {
                 None => {}
                 piece => return Ok(piece),
             },
-            Some(Err(_)) => return Err(Cut::Gone),
+            Some(Err(_)) => return Err(Cut),
             None => return Ok(None),
         }
     }
@@ -282,7 +353,11 @@ async fn send_bytes<S>(
     while !bytes.is_empty() {
         let piece = bytes.split_to(bytes.len().min(PIECE));
         let sent = berth_runtime::timeout(core.limits.send_timeout, send.send_data(piece)).await;
-        sent.map_err(|_| Cut::TooSlow)??;
+        let Ok(sent) = sent else {
+            core.numbers.limit_send_timeout.add(1);
+            return Err(Cut);
+        };
+        sent?;
         if berth_runtime::out_of_budget() {
             berth_runtime::yield_now().await;
         }

@@ -48,6 +48,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_WINDOW: u64 = 1024 * 1024;
 /// Unidirectional streams that a client may have: three of HTTP/3, and some that exist to be ignored.
 const UNIDIRECTIONAL_MAX: u32 = 8;
+/// QUIC version 1 (RFC 9000).
+const VERSION: u32 = 1;
 /// Bytes of a handshake that came out of order. A ClientHello with post-quantum key shares has 2 KB.
 const CRYPTO_BUFFER: usize = 16 * 1024;
 
@@ -519,6 +521,7 @@ fn machine(settings: &Settings, here: Destination, limits: &Limits) -> Result<qu
     server.validation_token_config(no_tokens);
     let mut config = EndpointConfig::new(Arc::new(Resets(Arc::clone(keys))));
     let (keys, lifetime) = (Arc::clone(keys), settings.config.connection_id_lifetime);
+    config.supported_versions(vec![VERSION]); // The library knows drafts as well, which nobody speaks any more.
     config.cid_generator(move || Box::new(Ids { keys: Arc::clone(&keys), here, lifetime }));
     Ok(quinn_proto::Endpoint::new(Arc::new(config), Some(Arc::new(server)), true, None))
 }

@@ -1,8 +1,8 @@
-//! Watches the lengths of HTTP/3 frames below the library.
+//! Watches the frames of HTTP/3 streams below the library, for what it does not bound or refuse itself.
 //!
 //! The library collects a frame that is not DATA until it is whole, at the length that the peer declares. So the
-//! declared length is judged here, when it is read and before a byte of the frame is kept: a frame that is too long
-//! ends its stream.
+//! declared length is judged here, when it is read and before a byte of the frame is kept. It also takes no notice of
+//! a client's push stream, and of what a client writes into our QPACK table, which has no room.
 //!
 //! A passive parser: it sees the bytes of one stream in order, as they pass, in pieces of any size, and changes
 //! nothing. Invariants: its verdict does not depend on how the bytes are cut, it is final, and it holds 24 bytes
@@ -15,17 +15,37 @@ const UNKNOWN_MAX: u64 = 4 * 1024;
 /// field value.
 const CONTROL_MAX: u64 = 4 * 1024;
 
+// Types of frames and of unidirectional streams.
 const DATA: u64 = 0x00;
 const HEADERS: u64 = 0x01;
 const CONTROL_STREAM: u64 = 0x00;
+const PUSH_STREAM: u64 = 0x01;
+const ENCODER_STREAM: u64 = 0x02;
+/// The one instruction that fits a table without room: that it shall have none (RFC 9204, 4.3.1).
+const CAPACITY_ZERO: u8 = 0x20;
 
-/// A frame is longer than it may be.
+/// What ends a stream, or its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TooLong {
-    /// HEADERS: more than `limits.header_bytes` allows.
-    Headers,
-    /// Any other.
-    Other,
+pub(super) enum Refusal {
+    /// HEADERS with more than `limits.header_bytes` allows.
+    LongHeaders,
+    /// Another frame that is longer than it may be.
+    LongFrame,
+    /// Only servers push.
+    PushStream,
+    /// Something for a table that has no room.
+    TableUse,
+}
+
+impl Refusal {
+    /// The error code that says so (RFC 9114, 8.1; RFC 9204, 6).
+    pub(super) fn code(self) -> u64 {
+        match self {
+            Self::LongHeaders | Self::LongFrame => 0x107,
+            Self::PushStream => 0x103,
+            Self::TableUse => 0x201,
+        }
+    }
 }
 
 /// The guard of one stream.
@@ -49,10 +69,12 @@ enum At {
     Length(Stream, u64),
     /// So many bytes of a frame.
     Payload(Stream, u64),
-    /// Bytes that are no frames: QPACK instructions, or of a stream type that we do not know.
+    /// Instructions for our table.
+    Encoder,
+    /// Bytes that are no frames: of a stream type that is ignored.
     Unframed,
-    /// Nothing that matters: a frame was too long.
-    Broken(TooLong),
+    /// Nothing that matters any more.
+    Refused(Refusal),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +95,10 @@ impl FrameGuard {
     }
 
     /// Sees the next bytes of the stream.
-    pub(super) fn observe(&mut self, mut bytes: &[u8]) -> Result<(), TooLong> {
-        while !bytes.is_empty() {
+    pub(super) fn observe(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        while let Some((first, rest)) = bytes.split_first() {
             match self.at {
-                At::Broken(why) => return Err(why),
+                At::Refused(_) => break,
                 At::Unframed => return Ok(()),
                 At::Payload(stream, left) => {
                     let skipped = left.min(bytes.len() as u64);
@@ -86,17 +108,22 @@ impl FrameGuard {
                         left => At::Payload(stream, left),
                     };
                 }
-                At::StreamType | At::Type(_) | At::Length(..) => {
-                    let (first, rest) = (bytes[0], &bytes[1..]);
+                At::Encoder => {
                     bytes = rest;
-                    if let Some(value) = self.take(first) {
-                        self.step(value)?;
+                    if *first != CAPACITY_ZERO {
+                        self.at = At::Refused(Refusal::TableUse);
+                    }
+                }
+                At::StreamType | At::Type(_) | At::Length(..) => {
+                    bytes = rest;
+                    if let Some(value) = self.take(*first) {
+                        self.step(value);
                     }
                 }
             }
         }
         match self.at {
-            At::Broken(why) => Err(why),
+            At::Refused(why) => Err(why),
             _ => Ok(()),
         }
     }
@@ -113,29 +140,27 @@ impl FrameGuard {
         (self.missing == 0).then_some(self.value)
     }
 
-    fn step(&mut self, value: u64) -> Result<(), TooLong> {
-        self.at = match self.at {
-            At::StreamType if value == CONTROL_STREAM => At::Type(Stream::Control),
-            At::StreamType => At::Unframed,
-            At::Type(stream) => At::Length(stream, value),
-            At::Length(stream, kind) => self.judge(stream, kind, value),
-            other => other,
+    fn step(&mut self, value: u64) {
+        self.at = match (self.at, value) {
+            (At::StreamType, CONTROL_STREAM) => At::Type(Stream::Control),
+            (At::StreamType, PUSH_STREAM) => At::Refused(Refusal::PushStream),
+            (At::StreamType, ENCODER_STREAM) => At::Encoder,
+            (At::StreamType, _) => At::Unframed,
+            (At::Type(stream), kind) => At::Length(stream, kind),
+            (At::Length(stream, kind), length) => self.judge(stream, kind, length),
+            (other, _) => other,
         };
-        match self.at {
-            At::Broken(why) => Err(why),
-            _ => Ok(()),
-        }
     }
 
     fn judge(&self, stream: Stream, kind: u64, length: u64) -> At {
         let (max, why) = match (stream, kind) {
-            (Stream::Request, DATA) => (u64::MAX, TooLong::Other),
-            (Stream::Request, HEADERS) => (self.headers_max, TooLong::Headers),
-            (Stream::Request, _) => (UNKNOWN_MAX, TooLong::Other),
-            (Stream::Control, _) => (CONTROL_MAX, TooLong::Other),
+            (Stream::Request, DATA) => (u64::MAX, Refusal::LongFrame),
+            (Stream::Request, HEADERS) => (self.headers_max, Refusal::LongHeaders),
+            (Stream::Request, _) => (UNKNOWN_MAX, Refusal::LongFrame),
+            (Stream::Control, _) => (CONTROL_MAX, Refusal::LongFrame),
         };
         match length {
-            length if length > max => At::Broken(why),
+            length if length > max => At::Refused(why),
             0 => At::Type(stream),
             length => At::Payload(stream, length),
         }
@@ -169,12 +194,12 @@ mod tests {
     fn a_declared_length_is_judged_before_the_frame_comes() {
         let verdict = |bytes: &[u8]| FrameGuard::request(1000).observe(bytes);
         assert_eq!(verdict(&head(HEADERS, 1000)), Ok(()));
-        assert_eq!(verdict(&head(HEADERS, 1001)), Err(TooLong::Headers));
+        assert_eq!(verdict(&head(HEADERS, 1001)), Err(Refusal::LongHeaders));
         assert_eq!(verdict(&head(0x21, UNKNOWN_MAX)), Ok(()));
-        assert_eq!(verdict(&head(0x21, UNKNOWN_MAX + 1)), Err(TooLong::Other));
+        assert_eq!(verdict(&head(0x21, UNKNOWN_MAX + 1)), Err(Refusal::LongFrame));
         assert_eq!(verdict(&head(DATA, (1 << 62) - 1)), Ok(()), "bodies have a limit of their own");
         let later = [frame(HEADERS, 10), frame(DATA, 500), frame(DATA, 0), head(HEADERS, 5000)].concat();
-        assert_eq!(verdict(&later), Err(TooLong::Headers), "trailers count as well");
+        assert_eq!(verdict(&later), Err(Refusal::LongHeaders), "trailers count as well");
     }
 
     #[test]
@@ -182,17 +207,26 @@ mod tests {
         let control = [varint(CONTROL_STREAM), frame(4, 40)].concat();
         assert_eq!(FrameGuard::unidirectional().observe(&control), Ok(()));
         let long = [control, head(7, CONTROL_MAX + 1)].concat();
-        assert_eq!(FrameGuard::unidirectional().observe(&long), Err(TooLong::Other));
-        let encoder = [varint(2), vec![0xff; 100_000]].concat();
-        assert_eq!(FrameGuard::unidirectional().observe(&encoder), Ok(()));
+        assert_eq!(FrameGuard::unidirectional().observe(&long), Err(Refusal::LongFrame));
+        let decoder = [varint(3), vec![0xff; 100_000]].concat();
+        assert_eq!(FrameGuard::unidirectional().observe(&decoder), Ok(()));
+    }
+
+    #[test]
+    fn a_client_neither_pushes_nor_fills_a_table_without_room() {
+        let verdict = |bytes: &[u8]| FrameGuard::unidirectional().observe(bytes);
+        assert_eq!(verdict(&varint(PUSH_STREAM)), Err(Refusal::PushStream));
+        assert_eq!(verdict(&[ENCODER_STREAM as u8, CAPACITY_ZERO, CAPACITY_ZERO]), Ok(()));
+        assert_eq!(verdict(&[ENCODER_STREAM as u8, CAPACITY_ZERO | 1]), Err(Refusal::TableUse));
+        assert_eq!(verdict(&[ENCODER_STREAM as u8, 0xc0]), Err(Refusal::TableUse), "an insert");
     }
 
     #[test]
     fn a_verdict_is_final() {
         let mut guard = FrameGuard::request(10);
-        assert_eq!(guard.observe(&head(HEADERS, 11)), Err(TooLong::Headers));
-        assert_eq!(guard.observe(&[]), Err(TooLong::Headers));
-        assert_eq!(guard.observe(&frame(DATA, 1)), Err(TooLong::Headers));
+        assert_eq!(guard.observe(&head(HEADERS, 11)), Err(Refusal::LongHeaders));
+        assert_eq!(guard.observe(&[]), Err(Refusal::LongHeaders));
+        assert_eq!(guard.observe(&frame(DATA, 1)), Err(Refusal::LongHeaders));
     }
 
     proptest! {
@@ -220,7 +254,7 @@ mod tests {
                     break;
                 }
                 if too_long(found) {
-                    expected = Err(if found.0 == HEADERS { TooLong::Headers } else { TooLong::Other });
+                    expected = Err(if found.0 == HEADERS { Refusal::LongHeaders } else { Refusal::LongFrame });
                     break;
                 }
                 at = end + found.1 as usize;

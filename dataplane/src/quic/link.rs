@@ -213,15 +213,15 @@ impl State {
                     self.lost.get_or_insert(reason);
                     self.waits.take_all(woken);
                 }
-                Event::Stream(event) => self.take_stream_event(event, woken, &mut news),
+                Event::Stream(event) => self.take_stream_event(&event, woken, &mut news),
                 Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
             }
         }
         news
     }
 
-    fn take_stream_event(&mut self, event: StreamEvent, woken: &mut Vec<Waker>, news: &mut News) {
-        match event {
+    fn take_stream_event(&mut self, event: &StreamEvent, woken: &mut Vec<Waker>, news: &mut News) {
+        match *event {
             StreamEvent::Opened { dir } => woken.extend(self.waits.accept[dir as usize].take()),
             StreamEvent::Available { dir } => woken.extend(self.waits.open[dir as usize].take()),
             StreamEvent::Readable { id } => self.waits.take_stream(id, &[Wish::Read], woken),

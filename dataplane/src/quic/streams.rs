@@ -14,15 +14,14 @@ use bytes::{Buf, Bytes};
 use h3::quic::{ConnectionErrorIncoming, StreamErrorIncoming, WriteBuf};
 use quinn_proto::{Dir, ReadError, ReadableError, StreamId, VarInt, WriteError};
 
-use super::guard::{FrameGuard, TooLong};
+use super::guard::{FrameGuard, Refusal};
 use super::link::{Link, Wish};
 
 /// Bytes that one read hands out: a slow handler holds no more of them outside of flow control.
 const READ_MAX: usize = 64 * 1024;
-/// H3_NO_ERROR, H3_INTERNAL_ERROR and H3_EXCESSIVE_LOAD (RFC 9114, 8.1).
+/// H3_NO_ERROR and H3_INTERNAL_ERROR (RFC 9114, 8.1).
 const NO_ERROR: u64 = 0x100;
 const INTERNAL_ERROR: u64 = 0x102;
-const EXCESSIVE_LOAD: u64 = 0x107;
 
 /// A connection whose handshake is over.
 pub struct Connection {
@@ -375,18 +374,23 @@ impl RecvStream {
         self.link.wake();
     }
 
-    /// A frame is too long: a request ends alone, a control stream takes its connection with it.
-    fn refuse(&mut self, why: TooLong) -> StreamErrorIncoming {
+    /// Ends what the guard refused: a request alone, in both directions; of another stream the whole connection.
+    fn refuse(&mut self, why: Refusal) -> StreamErrorIncoming {
         let numbers = &self.link.endpoint.shared.numbers;
         match why {
-            TooLong::Headers => numbers.limit_header_bytes.add(1),
-            TooLong::Other => numbers.limit_http3_frames.add(1),
+            Refusal::LongHeaders => numbers.limit_header_bytes.add(1),
+            Refusal::LongFrame => numbers.limit_http3_frames.add(1),
+            Refusal::PushStream | Refusal::TableUse => numbers.http3_protocol_errors.add(1),
         }
-        self.stop(EXCESSIVE_LOAD);
-        if self.id.dir() == Dir::Uni {
-            self.link.close(code(EXCESSIVE_LOAD), b"a frame is too long");
+        self.stop(why.code());
+        match self.id.dir() {
+            Dir::Bi => self.link.with(|state| {
+                // It fails for a reply that was finished before.
+                let _ = state.machine.send_stream(self.id).reset(code(why.code()));
+            }),
+            Dir::Uni => self.link.close(code(why.code()), b"refused by the guard of frames"),
         }
-        StreamErrorIncoming::StreamTerminated { error_code: EXCESSIVE_LOAD }
+        StreamErrorIncoming::StreamTerminated { error_code: why.code() }
     }
 }
 
