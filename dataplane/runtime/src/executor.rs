@@ -121,6 +121,11 @@ impl Ready {
         self.len += 1;
     }
 
+    /// Whether a payer other than that of the task that was taken last has ready tasks.
+    fn has_others(&self) -> bool {
+        self.rotation.len() > 1
+    }
+
     /// The next task; its account stays first until [`Ready::charge`].
     fn pop(&mut self) -> Option<(Runnable, Payer)> {
         let account = &mut self.accounts[*self.rotation.front()?];
@@ -192,7 +197,13 @@ impl Executor {
             let mut used = Duration::ZERO;
             while polled < ready && used < TURN {
                 let Some((runnable, payer)) = self.queue.borrow_mut().pop() else { break };
-                YIELD_AT.set(Some(now + QUANTUM));
+                // With nobody to yield to, the turn's end is early enough.
+                let share = if self.queue.borrow().has_others() {
+                    QUANTUM
+                } else {
+                    TURN.saturating_sub(used).max(QUANTUM)
+                };
+                YIELD_AT.set(Some(now + share));
                 PAYER.set(payer);
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runnable.run())) {
                     self.stats.task_panics.add(1);

@@ -46,4 +46,4 @@ pub use crate::executor::{Payer, Task, out_of_budget, spawn, spawn_for, spawn_sc
 pub use crate::net::{Datagram, TcpListener, TcpStream, Transmit, UdpSocket};
 pub use crate::remote::Remote;
 pub use crate::ring::{Guard, RingOptions};
-pub use crate::timer::{Deadline, sleep, timeout};
+pub use crate::timer::{Deadline, Timeout, sleep, timeout};

@@ -184,17 +184,34 @@ pub async fn sleep(duration: Duration) {
 pub struct Elapsed;
 
 /// Runs `future`, but no longer than `duration`.
-pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
+pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     let deadline = Deadline::new();
     deadline.set(duration);
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = Pin::as_mut(&mut future).poll(cx) {
+    Timeout { deadline, future }
+}
+
+/// See [`timeout`]. A type of its own, because an `async fn` would keep `future` twice: as its argument and
+/// where it is polled.
+pub struct Timeout<F> {
+    deadline: Deadline,
+    future: F,
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // SAFETY: structural pinning of the one field `future`: it is not moved, `Timeout` has no Drop of its
+        // own, and is not Unpin unless `F` is. The other field is only used by reference.
+        let (deadline, future) = unsafe {
+            let timeout = self.get_unchecked_mut();
+            (&timeout.deadline, Pin::new_unchecked(&mut timeout.future))
+        };
+        if let Poll::Ready(output) = future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
         deadline.poll_expired(cx).map(|()| Err(Elapsed))
-    })
-    .await
+    }
 }
 
 /// The cell in which a core keeps its timers.

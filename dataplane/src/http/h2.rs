@@ -268,7 +268,7 @@ async fn handle<S: Service>(
     let (mut reply, tunnel_in) = answer(core, Rc::clone(&peer), request).await;
     record.status = reply.status;
     if let (Some(on_upgrade), Some(receive)) = (reply.upgrade.take(), tunnel_in) {
-        let response = response(core, &peer, reply.status, reply.headers, None);
+        let response = response(core, core.alt_svc.value(&peer), reply.status, reply.headers, None);
         if let Ok(send) = respond.send_response(response, false) {
             core.finish(record);
             on_upgrade(Box::new(Tunnel::new(receive, send))).await;
@@ -342,7 +342,8 @@ async fn send_reply<S: Service>(
     let Reply { status, headers, mut body, .. } = reply;
     let size = body.exact_size();
     let bodiless = head_only || size == Some(0) || !status_has_body(status);
-    let response = response(core, peer, status, headers, size.filter(|_| status_has_body(status)));
+    let response =
+        response(core, core.alt_svc.value(peer), status, headers, size.filter(|_| status_has_body(status)));
     let mut stream = respond.send_response(response, bodiless)?;
     if bodiless {
         return Ok(());

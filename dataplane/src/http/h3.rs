@@ -10,6 +10,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -55,14 +56,18 @@ pub async fn serve<S: Service>(
     let stream = |resolver| {
         let (alive, core, peer) = (Alive::new(&streams), Rc::clone(core), Rc::clone(&peer));
         let handle = Rc::clone(&handle);
-        async move {
+        Box::pin(async move {
             let _alive = alive;
             serve_stream(&core, peer, resolver, &handle).await;
-        }
+        })
     };
     loop {
-        let accepted = berth_runtime::timeout(core.limits.idle_timeout, requests.accept());
-        match draining.or(accepted).await {
+        let accepted = {
+            let mut accepted =
+                std::pin::pin!(berth_runtime::timeout(core.limits.idle_timeout, requests.accept()));
+            draining.or(accepted.as_mut()).await
+        };
+        match accepted {
             Some(Ok(Ok(Some(resolver)))) => begin(stream(resolver)).await,
             Some(Ok(Ok(None))) => break,
             Some(Ok(Err(error))) => return count_end(core, &error),
@@ -86,8 +91,7 @@ pub async fn serve<S: Service>(
 }
 
 /// Polls a stream's handler once in place; one that has to wait becomes a task.
-async fn begin(stream: impl Future<Output = ()> + 'static) {
-    let mut stream = Box::pin(stream);
+async fn begin(mut stream: Pin<Box<impl Future<Output = ()> + 'static>>) {
     if poll_fn(|cx| Poll::Ready(stream.as_mut().poll(cx).is_pending())).await {
         berth_runtime::spawn(stream);
     }
@@ -170,16 +174,19 @@ async fn serve_stream<S: Service>(
     let head_only = request.method() == Method::HEAD;
     let target = request.uri().path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
     let mut record = core.begin(request.method(), target.as_bytes(), Version::HTTP_3, &peer, began);
-    let mut answering = std::pin::pin!(answer(core, Rc::clone(&peer), request.into_parts().0, receive));
-    let reply = poll_fn(|cx| match answering.as_mut().poll(cx) {
-        Poll::Ready(reply) => Poll::Ready(Some(reply)),
-        Poll::Pending => connection.poll_stopped(cx, id).map(|()| None),
-    });
-    match reply.await {
+    let reply = {
+        let mut answering = std::pin::pin!(answer(core, Rc::clone(&peer), request.into_parts().0, receive));
+        let reply = poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(reply) => Poll::Ready(Some(reply)),
+            Poll::Pending => connection.poll_stopped(cx, id).map(|()| None),
+        });
+        reply.await
+    };
+    match reply {
         Some(Ok(reply)) => {
             record.status = reply.status;
             let stopped = |cx: &mut Context<'_>| connection.poll_stopped(cx, id);
-            let _ = send_reply(core, &peer, &mut send, reply, head_only, stopped).await;
+            let _ = send_reply(core, &mut send, reply, head_only, stopped).await;
         }
         Some(Err(Malformed)) => {
             core.numbers.requests_malformed.add(1);
@@ -292,7 +299,6 @@ impl From<StreamError> for Cut {
 /// Sends the reply. Returning early drops the stream, which resets it.
 async fn send_reply<S: Service>(
     core: &Rc<Core<S>>,
-    peer: &Peer,
     send: &mut RequestStream<SendStream, Bytes>,
     reply: Reply,
     head_only: bool,
@@ -301,7 +307,7 @@ async fn send_reply<S: Service>(
     let Reply { status, headers, mut body, .. } = reply;
     let size = body.exact_size();
     let bodiless = head_only || size == Some(0) || !status_has_body(status);
-    send.send_response(response(core, peer, status, headers, size.filter(|_| status_has_body(status))))
+    send.send_response(response(core, None, status, headers, size.filter(|_| status_has_body(status))))
         .await?;
     if !bodiless {
         send_body(core, send, &mut body, stopped).await?;

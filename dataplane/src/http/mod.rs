@@ -61,7 +61,7 @@ impl AltSvc {
         Self(ports.filter_map(|port| Some((port, value(port).ok()?))).collect())
     }
 
-    /// What a client of this connection is told.
+    /// What a client of HTTP/1.1 or 2 is told on this connection.
     pub fn value(&self, peer: &Peer) -> Option<&HeaderValue> {
         let port = (peer.security == Security::Tls).then_some(peer.local.port())?;
         self.0.iter().find(|(other, _)| *other == port).map(|(_, value)| value)

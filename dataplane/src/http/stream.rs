@@ -63,7 +63,7 @@ pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 /// The head of a reply.
 pub(super) fn response<S>(
     core: &Core<S>,
-    peer: &Peer,
+    alt_svc: Option<&HeaderValue>,
     status: StatusCode,
     headers: HeaderMap,
     length: Option<u64>,
@@ -79,7 +79,7 @@ pub(super) fn response<S>(
     if let Some(length) = length {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if let Some(value) = core.alt_svc.value(peer) {
+    if let Some(value) = alt_svc {
         headers.entry(header::ALT_SVC).or_insert_with(|| value.clone());
     }
     headers.entry(header::DATE).or_insert_with(|| core.date.value(berth_runtime::now()));

@@ -28,6 +28,9 @@ use crate::connections::{Admission, Handshake};
 const WAITING_MAX: usize = 320;
 /// Resets of request streams are counted in windows of this, as HTTP/2's are.
 const RESET_WINDOW: Duration = Duration::from_secs(10);
+/// How long a task that has more to answer than one turn's time may keep what it has to send, so that more answers go
+/// in one train.
+const HOLD: Duration = Duration::from_micros(500);
 /// H3_NO_ERROR and H3_EXCESSIVE_LOAD (RFC 9114, 8.1): how connections end that no library ended.
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
@@ -259,6 +262,8 @@ pub(super) struct Driver {
     stage: Stage,
     /// What the socket had no room for.
     unsent: Option<Outgoing>,
+    /// Since when sending is held back.
+    held: Option<Instant>,
     /// The connection's place in the node, for as long as it serves.
     admission: Option<Admission>,
 }
@@ -282,6 +287,7 @@ impl Driver {
             deadline: Deadline::new(),
             stage: Stage::Shaking { _place: handshake, until },
             unsent: None,
+            held: None,
             admission: Some(admission),
         }
     }
@@ -313,6 +319,10 @@ impl Driver {
         if self.link.with(|state| state.machine.is_drained()) {
             self.link.endpoint.remove(self.link.handle);
             return Poll::Ready(());
+        }
+        if self.holds_back(now) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if self.send(cx, now) == Sent::All && self.set_deadline(cx, now) {
             cx.waker().wake_by_ref(); // Due already.
@@ -373,6 +383,17 @@ impl Driver {
             self.stage = Stage::Ending;
             self.link.close(NO_ERROR, b"");
         }
+    }
+
+    /// Whether the next turn sends instead of this one: the time of this one is over, and more answers may follow.
+    fn holds_back(&mut self, now: Instant) -> bool {
+        let holds = berth_runtime::out_of_budget()
+            && matches!(self.stage, Stage::Serving(_))
+            && now.duration_since(*self.held.get_or_insert(now)) < HOLD;
+        if !holds {
+            self.held = None;
+        }
+        holds
     }
 
     /// Sends what there is, as far as the socket and the task's budget allow.
