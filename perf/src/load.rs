@@ -66,7 +66,7 @@ pub(crate) enum LoadError {
 impl Load {
     /// Keep-alive HTTP/1.1, one request at a time per connection, by our own client.
     pub(crate) fn http1(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
-        Self::own("requests", address, &format!("--connections={HTTP1_CONNECTIONS}"), seconds)
+        Self::own("requests", address, &[format!("--connections={HTTP1_CONNECTIONS}")], seconds)
     }
 
     /// The same by wrk.
@@ -106,15 +106,15 @@ impl Load {
 
     /// Full TLS 1.3 handshakes by our own client.
     pub(crate) fn handshakes(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
-        Self::own("handshakes", address, &format!("--concurrency={HANDSHAKES}"), seconds)
+        Self::own("handshakes", address, &[format!("--concurrency={HANDSHAKES}")], seconds)
     }
 
-    fn own(goal: &str, address: SocketAddr, links: &str, seconds: u64) -> Result<Self, LoadError> {
-        let arguments =
-            ["client", goal, &format!("--address={address}"), links, &format!("--seconds={seconds}")];
+    fn own(goal: &str, address: SocketAddr, links: &[String], seconds: u64) -> Result<Self, LoadError> {
+        let target = [format!("--address={address}"), format!("--seconds={seconds}")];
+        let arguments = ["client".to_owned(), goal.to_owned()].into_iter().chain(target);
         Ok(Self {
             program: own_program()?,
-            arguments: arguments.map(str::to_owned).into(),
+            arguments: arguments.chain(links.iter().cloned()).collect(),
             seconds,
             parse: parse_own,
         })
@@ -145,6 +145,24 @@ impl Load {
     }
 }
 
+/// What idle connections speak.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum IdleKind {
+    Tcp(Secrecy),
+}
+
+impl IdleKind {
+    /// The command of our own client that opens them.
+    pub(crate) fn command(self, address: SocketAddr, connections: u32) -> Vec<String> {
+        let (goal, tls) = match self {
+            Self::Tcp(Secrecy::Plain) => ("idle", None),
+            Self::Tcp(Secrecy::Tls) => ("idle", Some("--tls".to_owned())),
+        };
+        let target = [format!("--address={address}"), format!("--connections={connections}")];
+        ["client".to_owned(), goal.to_owned()].into_iter().chain(target).chain(tls).collect()
+    }
+}
+
 /// Idle connections held by a child process, until this is dropped.
 pub(crate) struct IdleHolder {
     child: Child,
@@ -156,20 +174,16 @@ pub(crate) struct IdleHolder {
 impl IdleHolder {
     /// Opens the connections, each with one request and its answer, on `cpu`.
     pub(crate) fn open(
+        kind: IdleKind,
         address: SocketAddr,
-        secrecy: Secrecy,
         connections: u32,
         cpu: usize,
     ) -> Result<Self, LoadError> {
-        let name = || "berth-perf client idle".to_owned();
+        let arguments = kind.command(address, connections);
+        let name = || format!("berth-perf {}", arguments.join(" "));
         let spawn = |source| LoadError::Spawn { command: name(), source };
         let mut command = Command::new(own_program()?);
-        command.args(["client", "idle"]).arg(format!("--address={address}"));
-        command.arg(format!("--connections={connections}"));
-        if secrecy == Secrecy::Tls {
-            command.arg("--tls");
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.args(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         sys::pin_on_spawn(&mut command, cpu);
         let mut child = command.spawn().map_err(spawn)?;
         let stdin = child.stdin.take();

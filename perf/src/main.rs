@@ -1,7 +1,7 @@
 //! `berth-perf`: Berth beside named peers, on one machine, in one run.
 //!
 //! Read from the outside in: `suites` say what is measured and which bar it has; `run` alternates the peers and
-//! repeats what does not count; `figure` judges; `report` prints. Below them, `peer` starts servers, `load` and
+//! repeats what does not count; `figure` judges; `report` prints. Below them, `peer` starts those of `peers`, `load` and
 //! `swarm` make load, `cpu` and `memory` read what it cost, and `sys` holds every unsafe call.
 //!
 //! Invariants: the server, all its processes and threads, runs on one CPU and the load on another; nothing is
@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod memory;
 mod peer;
+mod peers;
 mod report;
 mod run;
 mod suites;
@@ -34,8 +35,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cpu::Cpus;
 use crate::figure::{Figure, Verdict};
-use crate::peer::{Berth, Nginx, OPEN_FILES, Peer, Server};
-use crate::run::{Plan, Run, SuiteReport, Taken, Trial};
+use crate::peer::{OPEN_FILES, Protocol, Server};
+use crate::peers::{Berth, Nginx};
+use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
 use crate::suites::http;
 use crate::swarm::{IdleLinks, Secrecy};
 
@@ -138,24 +140,31 @@ fn main() -> ExitCode {
 fn compare_http(options: &Options, berth: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let program = berth
         .map_or_else(|| Ok(std::env::current_exe()?.with_file_name("berth")), Ok::<_, std::io::Error>)?;
-    let trials: Vec<&dyn Trial> = http::TRIALS.iter().map(|trial| trial as &dyn Trial).collect();
-    compare("http", &trials, &Berth { program }, &Nginx, options)
+    let berth = Berth { program };
+    let trials = trials(&http::TRIALS);
+    compare(
+        "http",
+        &[Comparison { ours: &berth, theirs: &Nginx, protocol: Protocol::Http1, trials }],
+        options,
+    )
 }
 
 fn compare_nginx_with_itself(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
-    let trials = http::TRIALS.map(AgainstItself);
-    let trials: Vec<&dyn Trial> = trials.iter().map(|trial| trial as &dyn Trial).collect();
-    compare("aa", &trials, &Nginx, &Nginx, options)
+    let itself = http::TRIALS.map(AgainstItself);
+    let trials = trials(&itself);
+    compare("aa", &[Comparison { ours: &Nginx, theirs: &Nginx, protocol: Protocol::Http1, trials }], options)
+}
+
+fn trials<T: Trial>(trials: &[T]) -> Vec<&dyn Trial> {
+    trials.iter().map(|trial| trial as &dyn Trial).collect()
 }
 
 fn compare(
     suite: &'static str,
-    trials: &[&dyn Trial],
-    ours: &dyn Peer,
-    theirs: &dyn Peer,
+    comparisons: &[Comparison<'_>],
     options: &Options,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let trials = chosen(trials, &options.only)?;
+    let comparisons = chosen(comparisons, &options.only)?;
     let plan = Plan {
         rounds: options.rounds as usize,
         seconds: options.seconds,
@@ -163,7 +172,7 @@ fn compare(
         profiles: options.profile.clone(),
     };
     prepare(plan.cpus)?;
-    let report = run::run_suite(suite, &trials, ours, theirs, &plan)?;
+    let report = run::run_suite(suite, &comparisons, &plan)?;
     println!("{}", report::text(&report));
     if let Some(file) = &options.json {
         let json = serde_json::to_string_pretty(&report)?;
@@ -177,8 +186,13 @@ fn passes(report: &SuiteReport) -> bool {
     report.figures.iter().all(|figure| matches!(figure.verdict, Verdict::Met | Verdict::WithinNoise))
 }
 
-fn chosen<'a>(trials: &[&'a dyn Trial], only: &[String]) -> Result<Vec<&'a dyn Trial>, String> {
-    let keys: Vec<_> = trials.iter().map(|trial| trial.figure().key).collect();
+/// The comparisons with the wanted figures; one of which none is wanted needs no peer.
+fn chosen<'a>(comparisons: &[Comparison<'a>], only: &[String]) -> Result<Vec<Comparison<'a>>, String> {
+    let keys: Vec<_> = comparisons
+        .iter()
+        .flat_map(|comparison| &comparison.trials)
+        .map(|trial| trial.figure().key)
+        .collect();
     if let Some(unknown) = only.iter().find(|name| !keys.contains(&name.as_str())) {
         return Err(format!("no figure is called {unknown}; there are: {}", keys.join(", ")));
     }
@@ -186,7 +200,12 @@ fn chosen<'a>(trials: &[&'a dyn Trial], only: &[String]) -> Result<Vec<&'a dyn T
         [] => trial.taken() == Taken::Always,
         names => names.iter().any(|name| name == trial.figure().key),
     };
-    Ok(trials.iter().copied().filter(wanted).collect())
+    let mut chosen = comparisons.to_vec();
+    for comparison in &mut chosen {
+        comparison.trials.retain(wanted);
+    }
+    chosen.retain(|comparison| !comparison.trials.is_empty());
+    Ok(chosen)
 }
 
 /// The harness itself stays on the client's CPU; descriptors are raised here, since every child inherits them.
@@ -227,9 +246,9 @@ fn be_client(client: &Client) -> Result<(), Box<dyn Error>> {
 }
 
 /// A trial of a suite, asked of a peer against itself.
-struct AgainstItself(http::HttpTrial);
+struct AgainstItself<T>(T);
 
-impl Trial for AgainstItself {
+impl<T: Trial> Trial for AgainstItself<T> {
     fn figure(&self) -> Figure {
         self.0.figure().against_itself(AA_TOLERANCE)
     }
@@ -246,19 +265,41 @@ impl Trial for AgainstItself {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::figure::Bar;
 
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
     }
 
+    fn all() -> [Comparison<'static>; 1] {
+        let trials = trials(&http::TRIALS);
+        [Comparison { ours: &Nginx, theirs: &Nginx, protocol: Protocol::Http1, trials }]
+    }
+
+    fn keys(comparisons: &[Comparison<'_>]) -> Vec<&'static str> {
+        let trials = comparisons.iter().flat_map(|comparison| &comparison.trials);
+        trials.map(|trial| trial.figure().key).collect()
+    }
+
     #[test]
     fn figures_are_chosen_by_name_and_unknown_names_are_told_the_known_ones() {
-        let trials: Vec<&dyn Trial> = http::TRIALS.iter().map(|trial| trial as &dyn Trial).collect();
-        let keys =
-            |trials: Vec<&dyn Trial>| trials.iter().map(|trial| trial.figure().key).collect::<Vec<_>>();
-        assert_eq!(keys(chosen(&trials, &[]).unwrap()), ["h1", "h2", "handshake", "idle", "idle-tls"]);
-        assert_eq!(keys(chosen(&trials, &["h1-wrk".to_owned()]).unwrap()), ["h1-wrk"]);
-        assert!(chosen(&trials, &["h3".to_owned()]).err().unwrap().contains("idle-tls"));
+        assert_eq!(keys(&chosen(&all(), &[]).unwrap()), ["h1", "h2", "handshake", "idle", "idle-tls"]);
+        assert_eq!(keys(&chosen(&all(), &["h1-wrk".to_owned()]).unwrap()), ["h1-wrk"]);
+        assert!(chosen(&all(), &["h4".to_owned()]).err().unwrap().contains("idle-tls"));
+    }
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own_and_its_aim_lies_beyond_its_bar() {
+        let figures = http::TRIALS.map(|trial| trial.figure());
+        let keys: std::collections::BTreeSet<_> = figures.iter().map(|figure| figure.key).collect();
+        assert_eq!(keys.len(), figures.len());
+        for figure in figures {
+            match (figure.bar, figure.aim) {
+                (Bar::AtLeast(bar), Some(aim)) => assert!(aim > bar, "{}", figure.key),
+                (Bar::AtMost(bar), Some(aim)) => assert!(aim < bar, "{}", figure.key),
+                _ => {}
+            }
+        }
     }
 }

@@ -2,3 +2,4 @@
 //! gets its subcommand in `main`; alternation, counting, verdicts and reports are there already.
 
 pub(crate) mod http;
+mod measure;
