@@ -1,9 +1,10 @@
 //! Load generators: a command to run on the client's CPU, and how to read what it counted.
 //!
-//! h2load for HTTP/2, because nobody can say that we tuned it for ourselves. Our own client (`swarm`, as a child
-//! process of this very program) for handshakes and idle connections, which h2load cannot do, and for HTTP/1.1: wrk
-//! makes four system calls per request where two suffice, and used 8.7 µs of CPU per request here against 7.2 µs of
-//! ours and 8.3 µs of nginx, so that wrk was the limit and not the server. wrk stays for a cross-check by name.
+//! h2load for HTTP/2, because nobody can say that we tuned it for ourselves. Our own clients (`swarm` and
+//! `quic::swarm`, as child processes of this very program) for handshakes and idle connections, which h2load cannot
+//! do, for HTTP/3, which no load generator of Debian speaks, and for HTTP/1.1: wrk makes four system calls per
+//! request where two suffice, and used 8.7 µs of CPU per request here against 7.2 µs of ours and 8.3 µs of nginx, so
+//! that wrk was the limit and not the server. wrk stays for a cross-check by name.
 //!
 //! A generator counts everything from its start to its end, so that its count belongs to the CPU time between the
 //! same two moments; warming up is a run of its own before.
@@ -26,6 +27,12 @@ const HTTP1_CONNECTIONS: u32 = 64;
 /// sides do not wait for each other in lock-step (16 left both idle for 4 % here).
 const HTTP2_CONNECTIONS: u32 = 32;
 const HTTP2_STREAMS: u32 = 32;
+/// HTTP/3: as HTTP/2, so that the two figures can be read beside each other.
+const HTTP3_CONNECTIONS: u32 = 32;
+const HTTP3_STREAMS: u32 = 32;
+/// Downloads at a time. Several, so that the server has work while one client's window is on its way; few, so that
+/// all of them stay in cache.
+const HTTP3_DOWNLOADS: u32 = 4;
 /// Handshakes in flight.
 const HANDSHAKES: u32 = 32;
 /// A generator that has not ended so long after its time is stuck.
@@ -109,6 +116,22 @@ impl Load {
         Self::own("handshakes", address, &[format!("--concurrency={HANDSHAKES}")], seconds)
     }
 
+    /// Small HTTP/3 requests by our own client.
+    pub(crate) fn http3(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        let links = [format!("--connections={HTTP3_CONNECTIONS}"), format!("--streams={HTTP3_STREAMS}")];
+        Self::own("h3-requests", address, &links, seconds)
+    }
+
+    /// Large HTTP/3 downloads by our own client, in MiB.
+    pub(crate) fn http3_downloads(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        Self::own("h3-downloads", address, &[format!("--connections={HTTP3_DOWNLOADS}")], seconds)
+    }
+
+    /// Full QUIC handshakes with one request each by our own client.
+    pub(crate) fn http3_handshakes(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        Self::own("h3-handshakes", address, &[format!("--concurrency={HANDSHAKES}")], seconds)
+    }
+
     fn own(goal: &str, address: SocketAddr, links: &[String], seconds: u64) -> Result<Self, LoadError> {
         let target = [format!("--address={address}"), format!("--seconds={seconds}")];
         let arguments = ["client".to_owned(), goal.to_owned()].into_iter().chain(target);
@@ -149,6 +172,7 @@ impl Load {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum IdleKind {
     Tcp(Secrecy),
+    Quic,
 }
 
 impl IdleKind {
@@ -157,6 +181,7 @@ impl IdleKind {
         let (goal, tls) = match self {
             Self::Tcp(Secrecy::Plain) => ("idle", None),
             Self::Tcp(Secrecy::Tls) => ("idle", Some("--tls".to_owned())),
+            Self::Quic => ("h3-idle", None),
         };
         let target = [format!("--address={address}"), format!("--connections={connections}")];
         ["client".to_owned(), goal.to_owned()].into_iter().chain(target).chain(tls).collect()

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::answer::{self, Answer, AnswerError};
 use crate::cpu::{CpuError, Tree};
+use crate::quic;
 use crate::sys::{self, End, Pid};
 use crate::tool::ToolError;
 
@@ -29,6 +30,8 @@ pub(crate) const OPEN_FILES: u64 = 16_384;
 /// How long a server may take until it accepts connections, and until it has left.
 const START_LIMIT: Duration = Duration::from_secs(10);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long one question over QUIC may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -59,12 +62,15 @@ pub(crate) trait Peer {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Protocol {
     Http1,
+    /// Over UDP, at the port of the `https` address.
+    Http3,
 }
 
 impl Protocol {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Http1 => "HTTP/1.1",
+            Self::Http3 => "HTTP/3",
         }
     }
 
@@ -72,6 +78,8 @@ impl Protocol {
     pub(crate) fn probe(self, site: &Site) -> Result<Answer, AnswerError> {
         match self {
             Self::Http1 => answer::probe(site.http),
+            Self::Http3 => quic::swarm::probe(site.https, PROBE_LIMIT)
+                .map_err(|source| AnswerError::Quic { address: site.https, source }),
         }
     }
 }
@@ -95,6 +103,8 @@ pub(crate) enum PeerError {
     Tool(#[from] ToolError),
     #[error("no program at {}; build it (cargo build --release -p berth-cli) or name it with --berth", path.display())]
     NoBerth { path: PathBuf },
+    #[error("could not find this very program, which is its own peer")]
+    NoSelf(#[source] io::Error),
     #[error("could not prepare {what}")]
     Prepare { what: String, source: io::Error },
     #[error("could not make the certificate")]

@@ -1,15 +1,18 @@
-//! The peers: nginx and Berth.
+//! The peers: nginx, Caddy, the baselines of our own, and Berth.
 //!
-//! Fairness, decided once here: both answer the same body with about the same header bytes; no access log; no limit
-//! on requests per connection; one process or core that serves; the same certificate; both send session tickets
-//! (which our clients throw away), as both do by default. nginx allocates its connection slots (some 0.4 KiB each)
-//! when it starts, so they are not in its growth per connection: that favours nginx.
+//! Fairness, decided once here: all answer the same body with about the same header bytes; no access log; no limit
+//! on requests per connection; one process or core that serves; the same certificate; all send session tickets
+//! (which our clients throw away), as they do by default. nginx allocates its connection slots (some 0.4 KiB each)
+//! when it starts, so they are not in its growth per connection: that favours nginx. What is decided for the
+//! baselines stands in [`crate::baseline`].
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::peer::{BODY, CONNECTIONS_MAX, OPEN_FILES, Peer, PeerError, Site};
-use crate::tool::{self, NGINX};
+use crate::quic::swarm::{self, DOWNLOAD_BYTES, DOWNLOAD_PATH};
+use crate::tool::{self, CADDY, NGINX};
 
 /// nginx, answering from its configuration without touching a file.
 pub(crate) struct Nginx;
@@ -74,6 +77,116 @@ http {{
     }
 }
 
+/// Caddy, with HTTP/3 as it comes, and one thread of Go for our one CPU.
+pub(crate) struct Caddy;
+
+impl Peer for Caddy {
+    fn name(&self) -> &'static str {
+        "caddy"
+    }
+
+    fn ensure(&self) -> Result<(), PeerError> {
+        CADDY.ensure()?;
+        Ok(())
+    }
+
+    fn version(&self) -> Result<String, PeerError> {
+        Ok(CADDY.version("version")?)
+    }
+
+    fn configuration(&self, site: &Site) -> String {
+        let Site { folder, http, https, chain, key, .. } = site;
+        let (folder, chain, key) = (folder.display(), chain.display(), key.display());
+        let (http, https) = (http.port(), https.port());
+        format!(
+            r#"{{
+    admin off
+    auto_https off
+    storage file_system {folder}
+    default_bind 127.0.0.1
+    log {{
+        output stderr
+        level ERROR
+    }}
+}}
+(answer) {{
+    header Content-Type text/plain
+    respond "{BODY}"
+}}
+http://:{http} {{
+    import answer
+}}
+https://:{https} {{
+    tls {chain} {key}
+    import answer
+}}
+"#,
+        )
+    }
+
+    fn command(&self, site: &Site, file: &Path) -> Result<Command, PeerError> {
+        let mut command = Command::new(CADDY.ensure()?);
+        command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+        // It writes down the configuration that it runs with, for a start without one.
+        command.env("GOMAXPROCS", "1").env("XDG_CONFIG_HOME", &site.folder);
+        Ok(command)
+    }
+}
+
+/// A server of our own, as this very program runs it: see [`crate::baseline`].
+pub(crate) enum Baseline {
+    /// quinn and h3 on tokio.
+    QuinnH3,
+    /// quinn-proto alone.
+    QuinnProto,
+}
+
+impl Peer for Baseline {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::QuinnH3 => "quinn-h3",
+            Self::QuinnProto => "quinn-proto",
+        }
+    }
+
+    fn ensure(&self) -> Result<(), PeerError> {
+        Ok(())
+    }
+
+    fn version(&self) -> Result<String, PeerError> {
+        let crates: &[&str] = match self {
+            Self::QuinnH3 => &["quinn", "h3", "h3-quinn", "quinn-proto", "quinn-udp", "tokio"],
+            Self::QuinnProto => &["quinn-proto", "quinn-udp"],
+        };
+        let version = |name: &&str| format!("{name} {}", locked_version(LOCK, name).unwrap_or("unknown"));
+        Ok(crates.iter().map(version).collect::<Vec<_>>().join(", "))
+    }
+
+    fn configuration(&self, _site: &Site) -> String {
+        "# Its options are all there is; perf/src/baseline.rs has the rest.\n".to_owned()
+    }
+
+    fn command(&self, site: &Site, _file: &Path) -> Result<Command, PeerError> {
+        let mut command = Command::new(std::env::current_exe().map_err(PeerError::NoSelf)?);
+        command.args(["serve", self.name(), "--address", &site.https.to_string()]);
+        command.arg("--chain").arg(&site.chain).arg("--key").arg(&site.key);
+        Ok(command)
+    }
+
+    fn is_up(&self, site: &Site) -> Result<(), String> {
+        // Long enough for a handshake, and short enough that a first packet which came too early costs little.
+        swarm::probe(site.https, Duration::from_millis(250)).map(drop).map_err(|error| error.to_string())
+    }
+}
+
+const LOCK: &str = include_str!("../../Cargo.lock");
+
+/// The version of a crate in a lock file, where it stands behind the name.
+fn locked_version<'a>(lock: &'a str, name: &str) -> Option<&'a str> {
+    let (_, behind) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
+    Some(behind.split_once('"')?.0)
+}
+
 /// Berth's data plane, one core, with the responder of its routes.
 pub(crate) struct Berth {
     pub(crate) program: PathBuf,
@@ -128,6 +241,11 @@ access = "off"
 host = "*"
 path = "/"
 respond = {{ status = 200, body = {BODY:?}, headers = {{ content-type = "text/plain", server = "berth" }} }}
+
+[[routes]]
+host = "*"
+path = "{DOWNLOAD_PATH}"
+stream = {{ bytes = {DOWNLOAD_BYTES} }}
 "#
         )
     }
@@ -152,5 +270,13 @@ mod tests {
         let berth = Berth { program: "/no/such/berth".into() };
         assert!(berth.configuration(&site).contains("cores = [3]"));
         assert!(matches!(berth.ensure(), Err(PeerError::NoBerth { .. })));
+    }
+
+    #[test]
+    fn versions_are_read_from_the_lock_file_by_the_whole_name() {
+        let lock = "[[package]]\nname = \"h3-quinn\"\nversion = \"0.0.10\"\n\n[[package]]\nname = \"h3\"\nversion = \"0.0.8\"\n";
+        assert_eq!(locked_version(lock, "h3"), Some("0.0.8"));
+        assert_eq!(locked_version(lock, "quinn"), None);
+        assert!(locked_version(LOCK, "quinn-proto").is_some());
     }
 }

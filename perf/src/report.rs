@@ -159,6 +159,7 @@ fn verdict_text(figure: &FigureReport) -> String {
         Verdict::Met => format!("met{mark}"),
         Verdict::Missed => format!("**missed**{mark}"),
         Verdict::WithinNoise => format!("within the noise{mark}"),
+        Verdict::Told => format!("no bar{mark}"),
         Verdict::NotCounted(reason) => {
             let shown = figure.uncounted_ratio.map(|all| format!("; uncounted ratio {}", spread(all)));
             format!("not counted: {reason}{}", shown.unwrap_or_default())
@@ -172,6 +173,7 @@ fn bar_text(judged: Judged, bar: Bar, ours: &str) -> String {
         Bar::AtLeast(bar) => format!("{whose}≥ {}", number(bar)),
         Bar::AtMost(bar) => format!("{whose}≤ {}", number(bar)),
         Bar::NearOne(tolerance) => format!("1 ± {tolerance}"),
+        Bar::Told => "none".to_owned(),
     }
 }
 
