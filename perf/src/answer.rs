@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::quic::swarm::SwarmError;
+
 /// What one answer weighs. Two peers are compared fairly only when these are about equal.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Status line, headers and the empty line.
+    /// Status line, headers and the empty line; the field section in HTTP/3; nothing in the bare dialect.
     pub(crate) head_bytes: usize,
     pub(crate) body_bytes: usize,
 }
@@ -24,6 +26,8 @@ pub(crate) enum AnswerError {
     Io { address: SocketAddr, source: std::io::Error },
     #[error("{address} did not answer with HTTP/1.1, a status and a content-length: {head:?}")]
     NotHttp { address: SocketAddr, head: String },
+    #[error("could not ask {address} for / over QUIC")]
+    Quic { address: SocketAddr, source: SwarmError },
 }
 
 /// The request of all our clients: what wrk sends, so that probes see the same answer.

@@ -48,6 +48,8 @@ pub(crate) enum Bar {
     AtMost(f64),
     /// For a peer against itself: the median must be within this distance of 1.
     NearOne(f64),
+    /// There is none: the figure is told for what it is.
+    Told,
 }
 
 /// What the rounds say about the bar.
@@ -57,6 +59,8 @@ pub(crate) enum Verdict {
     Met,
     Missed,
     WithinNoise,
+    /// There is no bar.
+    Told,
     /// Too few rounds counted.
     NotCounted(String),
 }
@@ -102,7 +106,7 @@ impl Figure {
         self.aim.is_some_and(|aim| match self.bar {
             Bar::AtLeast(_) => spread.median >= aim,
             Bar::AtMost(_) => spread.median <= aim,
-            Bar::NearOne(_) => false,
+            Bar::NearOne(_) | Bar::Told => false,
         })
     }
 }
@@ -117,6 +121,7 @@ impl Bar {
                 let off = (spread.median - 1.0).abs() > tolerance;
                 (!off, off && (spread.min > 1.0 || spread.max < 1.0))
             }
+            Self::Told => return Verdict::Told,
         };
         match (all, none) {
             (true, _) => Verdict::Met,
@@ -185,6 +190,12 @@ mod tests {
         assert_eq!(judge(bar, &[0.9, 1.02, 1.2]), Verdict::Met);
         assert_eq!(judge(bar, &[1.04, 1.05, 1.2]), Verdict::Missed);
         assert_eq!(judge(bar, &[0.99, 1.05, 1.2]), Verdict::WithinNoise);
+    }
+
+    #[test]
+    fn a_figure_without_a_bar_is_told_if_enough_rounds_counted() {
+        assert_eq!(judge(Bar::Told, &[0.1, 5.0, 1.0]), Verdict::Told);
+        assert!(matches!(judge(Bar::Told, &[1.0, 1.0]), Verdict::NotCounted(_)));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Load generators: a command to run on the client's CPU, and how to read what it counted.
 //!
-//! h2load for HTTP/2, because nobody can say that we tuned it for ourselves. Our own client (`swarm`, as a child
-//! process of this very program) for handshakes and idle connections, which h2load cannot do, and for HTTP/1.1: wrk
-//! makes four system calls per request where two suffice, and used 8.7 µs of CPU per request here against 7.2 µs of
-//! ours and 8.3 µs of nginx, so that wrk was the limit and not the server. wrk stays for a cross-check by name.
+//! h2load for HTTP/2, because nobody can say that we tuned it for ourselves. Our own clients (`swarm` and
+//! `quic::swarm`, as child processes of this very program) for handshakes and idle connections, which h2load cannot
+//! do, for HTTP/3, which no load generator of Debian speaks, and for HTTP/1.1: wrk makes four system calls per
+//! request where two suffice, and used 8.7 µs of CPU per request here against 7.2 µs of ours and 8.3 µs of nginx, so
+//! that wrk was the limit and not the server. wrk stays for a cross-check by name.
 //!
 //! A generator counts everything from its start to its end, so that its count belongs to the CPU time between the
 //! same two moments; warming up is a run of its own before.
@@ -26,6 +27,12 @@ const HTTP1_CONNECTIONS: u32 = 64;
 /// sides do not wait for each other in lock-step (16 left both idle for 4 % here).
 const HTTP2_CONNECTIONS: u32 = 32;
 const HTTP2_STREAMS: u32 = 32;
+/// HTTP/3: as HTTP/2, so that the two figures can be read beside each other.
+const HTTP3_CONNECTIONS: u32 = 32;
+const HTTP3_STREAMS: u32 = 32;
+/// Downloads at a time. Several, so that the server has work while one client's window is on its way; few, so that
+/// all of them stay in cache.
+const HTTP3_DOWNLOADS: u32 = 4;
 /// Handshakes in flight.
 const HANDSHAKES: u32 = 32;
 /// A generator that has not ended so long after its time is stuck.
@@ -66,7 +73,7 @@ pub(crate) enum LoadError {
 impl Load {
     /// Keep-alive HTTP/1.1, one request at a time per connection, by our own client.
     pub(crate) fn http1(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
-        Self::own("requests", address, &format!("--connections={HTTP1_CONNECTIONS}"), seconds)
+        Self::own("requests", address, &[format!("--connections={HTTP1_CONNECTIONS}")], seconds)
     }
 
     /// The same by wrk.
@@ -106,15 +113,31 @@ impl Load {
 
     /// Full TLS 1.3 handshakes by our own client.
     pub(crate) fn handshakes(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
-        Self::own("handshakes", address, &format!("--concurrency={HANDSHAKES}"), seconds)
+        Self::own("handshakes", address, &[format!("--concurrency={HANDSHAKES}")], seconds)
     }
 
-    fn own(goal: &str, address: SocketAddr, links: &str, seconds: u64) -> Result<Self, LoadError> {
-        let arguments =
-            ["client", goal, &format!("--address={address}"), links, &format!("--seconds={seconds}")];
+    /// Small HTTP/3 requests by our own client.
+    pub(crate) fn http3(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        let links = [format!("--connections={HTTP3_CONNECTIONS}"), format!("--streams={HTTP3_STREAMS}")];
+        Self::own("h3-requests", address, &links, seconds)
+    }
+
+    /// Large HTTP/3 downloads by our own client, in MiB.
+    pub(crate) fn http3_downloads(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        Self::own("h3-downloads", address, &[format!("--connections={HTTP3_DOWNLOADS}")], seconds)
+    }
+
+    /// Full QUIC handshakes with one request each by our own client.
+    pub(crate) fn http3_handshakes(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        Self::own("h3-handshakes", address, &[format!("--concurrency={HANDSHAKES}")], seconds)
+    }
+
+    fn own(goal: &str, address: SocketAddr, links: &[String], seconds: u64) -> Result<Self, LoadError> {
+        let target = [format!("--address={address}"), format!("--seconds={seconds}")];
+        let arguments = ["client".to_owned(), goal.to_owned()].into_iter().chain(target);
         Ok(Self {
             program: own_program()?,
-            arguments: arguments.map(str::to_owned).into(),
+            arguments: arguments.chain(links.iter().cloned()).collect(),
             seconds,
             parse: parse_own,
         })
@@ -145,6 +168,26 @@ impl Load {
     }
 }
 
+/// What idle connections speak.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum IdleKind {
+    Tcp(Secrecy),
+    Quic,
+}
+
+impl IdleKind {
+    /// The command of our own client that opens them.
+    pub(crate) fn command(self, address: SocketAddr, connections: u32) -> Vec<String> {
+        let (goal, tls) = match self {
+            Self::Tcp(Secrecy::Plain) => ("idle", None),
+            Self::Tcp(Secrecy::Tls) => ("idle", Some("--tls".to_owned())),
+            Self::Quic => ("h3-idle", None),
+        };
+        let target = [format!("--address={address}"), format!("--connections={connections}")];
+        ["client".to_owned(), goal.to_owned()].into_iter().chain(target).chain(tls).collect()
+    }
+}
+
 /// Idle connections held by a child process, until this is dropped.
 pub(crate) struct IdleHolder {
     child: Child,
@@ -156,20 +199,16 @@ pub(crate) struct IdleHolder {
 impl IdleHolder {
     /// Opens the connections, each with one request and its answer, on `cpu`.
     pub(crate) fn open(
+        kind: IdleKind,
         address: SocketAddr,
-        secrecy: Secrecy,
         connections: u32,
         cpu: usize,
     ) -> Result<Self, LoadError> {
-        let name = || "berth-perf client idle".to_owned();
+        let arguments = kind.command(address, connections);
+        let name = || format!("berth-perf {}", arguments.join(" "));
         let spawn = |source| LoadError::Spawn { command: name(), source };
         let mut command = Command::new(own_program()?);
-        command.args(["client", "idle"]).arg(format!("--address={address}"));
-        command.arg(format!("--connections={connections}"));
-        if secrecy == Secrecy::Tls {
-            command.arg("--tls");
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.args(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         sys::pin_on_spawn(&mut command, cpu);
         let mut child = command.spawn().map_err(spawn)?;
         let stdin = child.stdin.take();

@@ -1,8 +1,9 @@
 //! `berth-perf`: Berth beside named peers, on one machine, in one run.
 //!
 //! Read from the outside in: `suites` say what is measured and which bar it has; `run` alternates the peers and
-//! repeats what does not count; `figure` judges; `report` prints. Below them, `peer` starts servers, `load` and
-//! `swarm` make load, `cpu` and `memory` read what it cost, and `sys` holds every unsafe call.
+//! repeats what does not count; `figure` judges; `report` prints. Below them, `peer` starts servers, those that
+//! `peers` describes (`baseline` are two of our own); `load` starts what makes load, `swarm` over TCP and `quic` over
+//! QUIC, by the commands of `client`; `cpu` and `memory` read what it cost, and `sys` holds every unsafe call.
 //!
 //! Invariants: the server, all its processes and threads, runs on one CPU and the load on another; nothing is
 //! compared across runs but ratios within a round; every number can be traced to a command, a configuration and a
@@ -10,12 +11,16 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to a terminal")]
 
 mod answer;
+mod baseline;
+mod client;
 mod cpu;
 mod figure;
 mod load;
 mod machine;
 mod memory;
 mod peer;
+mod peers;
+mod quic;
 mod report;
 mod run;
 mod suites;
@@ -24,20 +29,22 @@ mod sys;
 mod tool;
 
 use std::error::Error;
-use std::io::Read;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::Client;
 use crate::cpu::Cpus;
 use crate::figure::{Figure, Verdict};
-use crate::peer::{Berth, Nginx, OPEN_FILES, Peer, Server};
-use crate::run::{Plan, Run, SuiteReport, Taken, Trial};
-use crate::suites::http;
-use crate::swarm::{IdleLinks, Secrecy};
+use crate::peer::{OPEN_FILES, Protocol, Server};
+use crate::peers::{Baseline, Berth, Caddy, Nginx};
+use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
+use crate::suites::{http, http3};
+
+/// The node's allocator, for the servers of our own that it is measured beside.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How far from 1 the median of a peer against itself may be.
 const AA_TOLERANCE: f64 = 0.03;
@@ -52,7 +59,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// HTTP/1.1, HTTP/2, TLS handshakes and idle connections, beside nginx
+    /// HTTP/1.1, HTTP/2 and HTTP/3, handshakes and idle connections, beside nginx, Caddy and quinn
     Http {
         #[command(flatten)]
         options: Options,
@@ -60,7 +67,7 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         berth: Option<PathBuf>,
     },
-    /// Check of the harness itself: nginx beside nginx, where every ratio must be about 1
+    /// Check of the harness itself: nginx beside nginx, quinn beside quinn, where every ratio must be about 1
     Aa {
         #[command(flatten)]
         options: Options,
@@ -68,6 +75,13 @@ enum Task {
     /// The load generators of our own, as the suites start them
     #[command(hide = true, subcommand)]
     Client(Client),
+    /// The servers of our own that Berth is measured beside, as the suites start them
+    #[command(hide = true)]
+    Serve {
+        kind: baseline::Kind,
+        #[command(flatten)]
+        options: baseline::Options,
+    },
 }
 
 #[derive(Args)]
@@ -84,7 +98,8 @@ struct Options {
     /// Length of each measured run of load
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Take this figure only (h1, h2, handshake, idle, idle-tls; or h1-wrk, a cross-check); repeatable
+    /// Take this figure only (h1, h2, handshake, idle, idle-tls, h3, h3-quinn, h3-bulk, h3-handshake, h3-idle; or
+    /// h1-wrk, a cross-check); repeatable
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Put a profile of each figure that misses its bar into DIR
@@ -92,42 +107,14 @@ struct Options {
     profile: Option<PathBuf>,
 }
 
-#[derive(Subcommand)]
-enum Client {
-    /// A closed loop of full TLS handshakes
-    Handshakes {
-        #[arg(long)]
-        address: SocketAddr,
-        #[arg(long)]
-        concurrency: usize,
-        #[arg(long)]
-        seconds: u64,
-    },
-    /// A closed loop of requests on connections that stay open
-    Requests {
-        #[arg(long)]
-        address: SocketAddr,
-        #[arg(long)]
-        connections: usize,
-        #[arg(long)]
-        seconds: u64,
-    },
-    /// Connections that ask once and stay open until standard input ends
-    Idle {
-        #[arg(long)]
-        address: SocketAddr,
-        #[arg(long)]
-        connections: usize,
-        #[arg(long)]
-        tls: bool,
-    },
-}
-
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Http { options, berth } => compare_http(&options, berth),
-        Task::Aa { options } => compare_nginx_with_itself(&options),
-        Task::Client(client) => be_client(&client).map(|()| ExitCode::SUCCESS),
+        Task::Aa { options } => compare_peers_with_themselves(&options),
+        Task::Client(client) => client::run(&client).map(|()| ExitCode::SUCCESS),
+        Task::Serve { kind, options } => {
+            baseline::serve(kind, &options).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
     };
     done.unwrap_or_else(|error| {
         eprintln!("berth-perf: {}", run::chain(&*error));
@@ -138,24 +125,38 @@ fn main() -> ExitCode {
 fn compare_http(options: &Options, berth: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
     let program = berth
         .map_or_else(|| Ok(std::env::current_exe()?.with_file_name("berth")), Ok::<_, std::io::Error>)?;
-    let trials: Vec<&dyn Trial> = http::TRIALS.iter().map(|trial| trial as &dyn Trial).collect();
-    compare("http", &trials, &Berth { program }, &Nginx, options)
+    let berth = Berth { program };
+    let beside = |theirs, protocol, trials| Comparison { ours: &berth, theirs, protocol, trials };
+    let comparisons = [
+        beside(&Nginx, Protocol::Http1, trials(&http::TRIALS)),
+        beside(&Caddy, Protocol::Http3, trials(&http3::BESIDE_CADDY)),
+        beside(&Baseline::QuinnH3, Protocol::Http3, trials(&http3::BESIDE_QUINN)),
+        beside(&Baseline::QuinnProto, Protocol::Http3, trials(&http3::BESIDE_BARE)),
+    ];
+    compare("http", &comparisons, options)
 }
 
-fn compare_nginx_with_itself(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
-    let trials = http::TRIALS.map(AgainstItself);
-    let trials: Vec<&dyn Trial> = trials.iter().map(|trial| trial as &dyn Trial).collect();
-    compare("aa", &trials, &Nginx, &Nginx, options)
+fn compare_peers_with_themselves(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
+    let tcp = http::TRIALS.map(AgainstItself);
+    let quic = http3::BESIDE_QUINN.map(AgainstItself);
+    let itself = |peer, protocol, trials| Comparison { ours: peer, theirs: peer, protocol, trials };
+    let comparisons = [
+        itself(&Nginx, Protocol::Http1, trials(&tcp)),
+        itself(&Baseline::QuinnH3, Protocol::Http3, trials(&quic)),
+    ];
+    compare("aa", &comparisons, options)
+}
+
+fn trials<T: Trial>(trials: &[T]) -> Vec<&dyn Trial> {
+    trials.iter().map(|trial| trial as &dyn Trial).collect()
 }
 
 fn compare(
     suite: &'static str,
-    trials: &[&dyn Trial],
-    ours: &dyn Peer,
-    theirs: &dyn Peer,
+    comparisons: &[Comparison<'_>],
     options: &Options,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let trials = chosen(trials, &options.only)?;
+    let comparisons = chosen(comparisons, &options.only)?;
     let plan = Plan {
         rounds: options.rounds as usize,
         seconds: options.seconds,
@@ -163,7 +164,7 @@ fn compare(
         profiles: options.profile.clone(),
     };
     prepare(plan.cpus)?;
-    let report = run::run_suite(suite, &trials, ours, theirs, &plan)?;
+    let report = run::run_suite(suite, &comparisons, &plan)?;
     println!("{}", report::text(&report));
     if let Some(file) = &options.json {
         let json = serde_json::to_string_pretty(&report)?;
@@ -174,11 +175,17 @@ fn compare(
 
 /// A figure within the noise passes: it is no miss. One that could not be counted does not: nothing was shown.
 fn passes(report: &SuiteReport) -> bool {
-    report.figures.iter().all(|figure| matches!(figure.verdict, Verdict::Met | Verdict::WithinNoise))
+    let passed = |verdict: &Verdict| matches!(verdict, Verdict::Met | Verdict::WithinNoise | Verdict::Told);
+    report.figures.iter().all(|figure| passed(&figure.verdict))
 }
 
-fn chosen<'a>(trials: &[&'a dyn Trial], only: &[String]) -> Result<Vec<&'a dyn Trial>, String> {
-    let keys: Vec<_> = trials.iter().map(|trial| trial.figure().key).collect();
+/// The comparisons with the wanted figures; one of which none is wanted needs no peer.
+fn chosen<'a>(comparisons: &[Comparison<'a>], only: &[String]) -> Result<Vec<Comparison<'a>>, String> {
+    let keys: Vec<_> = comparisons
+        .iter()
+        .flat_map(|comparison| &comparison.trials)
+        .map(|trial| trial.figure().key)
+        .collect();
     if let Some(unknown) = only.iter().find(|name| !keys.contains(&name.as_str())) {
         return Err(format!("no figure is called {unknown}; there are: {}", keys.join(", ")));
     }
@@ -186,7 +193,12 @@ fn chosen<'a>(trials: &[&'a dyn Trial], only: &[String]) -> Result<Vec<&'a dyn T
         [] => trial.taken() == Taken::Always,
         names => names.iter().any(|name| name == trial.figure().key),
     };
-    Ok(trials.iter().copied().filter(wanted).collect())
+    let mut chosen = comparisons.to_vec();
+    for comparison in &mut chosen {
+        comparison.trials.retain(wanted);
+    }
+    chosen.retain(|comparison| !comparison.trials.is_empty());
+    Ok(chosen)
 }
 
 /// The harness itself stays on the client's CPU; descriptors are raised here, since every child inherits them.
@@ -205,31 +217,10 @@ fn prepare(cpus: Cpus) -> Result<(), String> {
     })
 }
 
-fn be_client(client: &Client) -> Result<(), Box<dyn Error>> {
-    match *client {
-        Client::Handshakes { address, concurrency, seconds } => {
-            let tally = swarm::handshakes(address, concurrency, Duration::from_secs(seconds))?;
-            println!("{}", serde_json::to_string(&tally)?);
-        }
-        Client::Requests { address, connections, seconds } => {
-            let tally = swarm::requests(address, connections, Duration::from_secs(seconds))?;
-            println!("{}", serde_json::to_string(&tally)?);
-        }
-        Client::Idle { address, connections, tls } => {
-            let secrecy = if tls { Secrecy::Tls } else { Secrecy::Plain };
-            let mut links = IdleLinks::open(address, secrecy, connections)?;
-            println!("open");
-            std::io::stdin().read_to_end(&mut Vec::new())?;
-            println!("{}", links.still_open());
-        }
-    }
-    Ok(())
-}
-
 /// A trial of a suite, asked of a peer against itself.
-struct AgainstItself(http::HttpTrial);
+struct AgainstItself<T>(T);
 
-impl Trial for AgainstItself {
+impl<T: Trial> Trial for AgainstItself<T> {
     fn figure(&self) -> Figure {
         self.0.figure().against_itself(AA_TOLERANCE)
     }
@@ -246,19 +237,53 @@ impl Trial for AgainstItself {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::figure::Bar;
 
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
     }
 
+    fn all() -> [Comparison<'static>; 2] {
+        let beside = |theirs, protocol, trials| Comparison { ours: &Nginx, theirs, protocol, trials };
+        [
+            beside(&Nginx, Protocol::Http1, trials(&http::TRIALS)),
+            beside(&Baseline::QuinnH3, Protocol::Http3, trials(&http3::BESIDE_QUINN)),
+        ]
+    }
+
+    fn keys(comparisons: &[Comparison<'_>]) -> Vec<&'static str> {
+        let trials = comparisons.iter().flat_map(|comparison| &comparison.trials);
+        trials.map(|trial| trial.figure().key).collect()
+    }
+
     #[test]
     fn figures_are_chosen_by_name_and_unknown_names_are_told_the_known_ones() {
-        let trials: Vec<&dyn Trial> = http::TRIALS.iter().map(|trial| trial as &dyn Trial).collect();
-        let keys =
-            |trials: Vec<&dyn Trial>| trials.iter().map(|trial| trial.figure().key).collect::<Vec<_>>();
-        assert_eq!(keys(chosen(&trials, &[]).unwrap()), ["h1", "h2", "handshake", "idle", "idle-tls"]);
-        assert_eq!(keys(chosen(&trials, &["h1-wrk".to_owned()]).unwrap()), ["h1-wrk"]);
-        assert!(chosen(&trials, &["h3".to_owned()]).err().unwrap().contains("idle-tls"));
+        let names = ["h1", "h2", "handshake", "idle", "idle-tls", "h3-quinn", "h3-bulk", "h3-handshake"];
+        assert_eq!(keys(&chosen(&all(), &[]).unwrap()), names);
+        assert_eq!(keys(&chosen(&all(), &["h1-wrk".to_owned()]).unwrap()), ["h1-wrk"]);
+        assert!(chosen(&all(), &["h4".to_owned()]).err().unwrap().contains("idle-tls"));
+    }
+
+    #[test]
+    fn a_comparison_without_a_wanted_figure_is_left_out() {
+        let chosen = chosen(&all(), &["h3-bulk".to_owned()]).unwrap();
+        assert_eq!((chosen.len(), chosen[0].theirs.name()), (1, "quinn-h3"));
+    }
+
+    #[test]
+    fn every_figure_has_a_name_of_its_own_and_its_aim_lies_beyond_its_bar() {
+        let h3 = [&http3::BESIDE_CADDY[..], &http3::BESIDE_QUINN, &http3::BESIDE_BARE].concat();
+        let figures: Vec<_> =
+            http::TRIALS.iter().map(Trial::figure).chain(h3.iter().map(Trial::figure)).collect();
+        let keys: std::collections::BTreeSet<_> = figures.iter().map(|figure| figure.key).collect();
+        assert_eq!(keys.len(), figures.len());
+        for figure in figures {
+            match (figure.bar, figure.aim) {
+                (Bar::AtLeast(bar), Some(aim)) => assert!(aim > bar, "{}", figure.key),
+                (Bar::AtMost(bar), Some(aim)) => assert!(aim < bar, "{}", figure.key),
+                _ => {}
+            }
+        }
     }
 }

@@ -1,14 +1,9 @@
-//! Peers: the servers that are measured, ours among them, each started the same way.
+//! What a peer is, and a running one: every server that is measured, ours among them, is started the same way.
 //!
 //! A peer knows how it gets onto the machine, its version, and its configuration, which is printed in the report:
 //! a comparison is as fair as the two configurations beside each other. A [`Server`] is a running peer: started
 //! confined to one CPU, waited for until it accepts, stopped by its process id (and its descendants' ids, should
-//! it not leave), also when the harness fails half-way.
-//!
-//! Fairness, decided once here: both answer the same body with about the same header bytes; no access log; no
-//! limit on requests per connection; one process or core that serves; the same certificate; both send session
-//! tickets (which our clients throw away), as both do by default. nginx allocates its connection slots (some 0.4
-//! KiB each) when it starts, so they are not in its growth per connection: that favours nginx.
+//! it not leave), also when the harness fails half-way. The peers themselves are in [`crate::peers`].
 
 use std::fs::{self, File};
 use std::io;
@@ -18,10 +13,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde::Serialize;
 
+use crate::answer::{self, Answer, AnswerError};
 use crate::cpu::{CpuError, Tree};
+use crate::quic;
 use crate::sys::{self, End, Pid};
-use crate::tool::{self, NGINX, ToolError};
+use crate::tool::ToolError;
 
 /// The body that every peer answers to `GET /`.
 pub(crate) const BODY: &str = "hello from berth\n";
@@ -32,6 +30,8 @@ pub(crate) const OPEN_FILES: u64 = 16_384;
 /// How long a server may take until it accepts connections, and until it has left.
 const START_LIMIT: Duration = Duration::from_secs(10);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long one question over QUIC may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -47,6 +47,41 @@ pub(crate) trait Peer {
     fn configuration(&self, site: &Site) -> String;
     /// The command that starts it in the foreground with the configuration in `file`.
     fn command(&self, site: &Site, file: &Path) -> Result<Command, PeerError>;
+    /// Fails with the reason as long as it does not accept connections.
+    fn is_up(&self, site: &Site) -> Result<(), String> {
+        for address in [site.http, site.https] {
+            TcpStream::connect_timeout(&address, Duration::from_millis(100))
+                .map_err(|error| format!("{address}: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a figure's requests speak.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Protocol {
+    Http1,
+    /// Over UDP, at the port of the `https` address.
+    Http3,
+}
+
+impl Protocol {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http3 => "HTTP/3",
+        }
+    }
+
+    /// Asks once, over a fresh connection.
+    pub(crate) fn probe(self, site: &Site) -> Result<Answer, AnswerError> {
+        match self {
+            Self::Http1 => answer::probe(site.http),
+            Self::Http3 => quic::swarm::probe(site.https, PROBE_LIMIT)
+                .map_err(|source| AnswerError::Quic { address: site.https, source }),
+        }
+    }
 }
 
 /// Where and with what one server runs.
@@ -68,6 +103,8 @@ pub(crate) enum PeerError {
     Tool(#[from] ToolError),
     #[error("no program at {}; build it (cargo build --release -p berth-cli) or name it with --berth", path.display())]
     NoBerth { path: PathBuf },
+    #[error("could not find this very program, which is its own peer")]
+    NoSelf(#[source] io::Error),
     #[error("could not prepare {what}")]
     Prepare { what: String, source: io::Error },
     #[error("could not make the certificate")]
@@ -76,135 +113,6 @@ pub(crate) enum PeerError {
     NotUp { peer: &'static str, what: String, log: String },
     #[error(transparent)]
     Cpu(#[from] CpuError),
-}
-
-/// nginx, answering from its configuration without touching a file.
-pub(crate) struct Nginx;
-
-impl Peer for Nginx {
-    fn name(&self) -> &'static str {
-        "nginx"
-    }
-
-    fn ensure(&self) -> Result<(), PeerError> {
-        NGINX.ensure()?;
-        Ok(())
-    }
-
-    fn version(&self) -> Result<String, PeerError> {
-        Ok(NGINX.version("-v")?)
-    }
-
-    fn configuration(&self, site: &Site) -> String {
-        let Site { folder, http, https, chain, key, .. } = site;
-        let (folder, chain, key) = (folder.display(), chain.display(), key.display());
-        format!(
-            r#"daemon off;
-worker_processes 1;
-worker_rlimit_nofile {OPEN_FILES};
-pid {folder}/nginx.pid;
-error_log stderr warn;
-events {{
-    use epoll;
-    worker_connections {CONNECTIONS_MAX};
-    multi_accept on;
-}}
-http {{
-    access_log off;
-    default_type text/plain;
-    keepalive_timeout 3600s;
-    keepalive_requests 1000000000;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    ssl_certificate {chain};
-    ssl_certificate_key {key};
-    ssl_protocols TLSv1.3;
-    ssl_ecdh_curve X25519;
-    ssl_session_cache off;
-    server {{
-        listen {http} backlog=4096;
-        listen {https} ssl http2 backlog=4096;
-        location / {{ return 200 {BODY:?}; }}
-    }}
-}}
-"#,
-        )
-    }
-
-    fn command(&self, site: &Site, file: &Path) -> Result<Command, PeerError> {
-        let mut command = Command::new(NGINX.ensure()?);
-        command.arg("-p").arg(&site.folder).arg("-e").arg("stderr").arg("-c").arg(file);
-        Ok(command)
-    }
-}
-
-/// Berth's data plane, one core, with the responder of its routes.
-pub(crate) struct Berth {
-    pub(crate) program: PathBuf,
-}
-
-impl Peer for Berth {
-    fn name(&self) -> &'static str {
-        "berth"
-    }
-
-    fn ensure(&self) -> Result<(), PeerError> {
-        if self.program.is_file() { Ok(()) } else { Err(PeerError::NoBerth { path: self.program.clone() }) }
-    }
-
-    fn version(&self) -> Result<String, PeerError> {
-        Ok(tool::first_line_of(Command::new(&self.program).arg("--version")))
-    }
-
-    /// `server` is a header that nginx sends too. The idle time-out is nginx's in the figures of idle connections.
-    fn configuration(&self, site: &Site) -> String {
-        let Site { folder, http, https, admin, chain, key, cpu } = site;
-        let (folder, chain, key) = (folder.display(), chain.display(), key.display());
-        format!(
-            r#"[node]
-name = "perf"
-state = "{folder}/state"
-cores = [{cpu}]
-
-[[listen]]
-address = "{http}"
-protocol = "http"
-
-[[listen]]
-address = "{https}"
-protocol = "https"
-
-[tls]
-certificates = [{{ chain = "{chain}", key = "{key}" }}]
-
-[limits]
-idle_timeout = "3600s"
-connections = {CONNECTIONS_MAX}
-
-[admin]
-listen = "{admin}"
-
-[log]
-level = "warn"
-access = "off"
-
-[[routes]]
-host = "*"
-path = "/"
-respond = {{ status = 200, body = {BODY:?}, headers = {{ content-type = "text/plain", server = "berth" }} }}
-"#
-        )
-    }
-
-    fn command(&self, _site: &Site, file: &Path) -> Result<Command, PeerError> {
-        self.ensure()?;
-        let mut command = Command::new(&self.program);
-        command.arg("dataplane").arg("--config").arg(file);
-        Ok(command)
-    }
 }
 
 /// The folder of one session of the harness: certificate, configurations, logs. Removed at the end.
@@ -272,7 +180,7 @@ impl Server {
             source,
         })?;
         let mut server = Self { child, site, moved_threads: 0 };
-        server.wait_until_up().map_err(|what| PeerError::NotUp {
+        server.wait_until_up(peer).map_err(|what| PeerError::NotUp {
             peer: peer.name(),
             what,
             log: fs::read_to_string(&log_path).unwrap_or_default(),
@@ -291,18 +199,16 @@ impl Server {
         Ok(())
     }
 
-    fn wait_until_up(&mut self) -> Result<(), String> {
+    fn wait_until_up(&mut self, peer: &dyn Peer) -> Result<(), String> {
         let deadline = Instant::now() + START_LIMIT;
-        for address in [self.site.http, self.site.https] {
-            while let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-                if let Ok(Some(status)) = self.child.try_wait() {
-                    return Err(format!("ended before it accepted a connection ({status})"));
-                }
-                if Instant::now() > deadline {
-                    return Err(format!("did not accept on {address} within {START_LIMIT:?} ({error})"));
-                }
-                std::thread::sleep(POLL);
+        while let Err(reason) = peer.is_up(&self.site) {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("ended before it accepted a connection ({status})"));
             }
+            if Instant::now() > deadline {
+                return Err(format!("did not accept within {START_LIMIT:?} ({reason})"));
+            }
+            std::thread::sleep(POLL);
         }
         Ok(())
     }
@@ -380,15 +286,5 @@ mod tests {
         let site = workshop.site(0).unwrap();
         let error = Server::start(&Broken, site).err().unwrap().to_string();
         assert!(error.contains("ended before") && error.contains("the configuration"), "{error}");
-    }
-
-    #[test]
-    fn berth_is_given_the_cpu_that_it_is_confined_to() {
-        let mut workshop = Workshop { folder: "/x".into(), chain: "/c".into(), key: "/k".into(), sites: 0 };
-        workshop.folder = std::env::temp_dir().join(format!("berth-perf-test-{}", std::process::id()));
-        let site = workshop.site(3).unwrap();
-        let berth = Berth { program: "/no/such/berth".into() };
-        assert!(berth.configuration(&site).contains("cores = [3]"));
-        assert!(matches!(berth.ensure(), Err(PeerError::NoBerth { .. })));
     }
 }

@@ -18,28 +18,29 @@ fn write_all(out: &mut String, report: &SuiteReport) -> fmt::Result {
     write_verdicts(out, report)?;
     write_rounds(out, report)?;
     write_circumstances(out, report)?;
-    for side in [&report.ours, &report.theirs] {
+    for side in &report.sides {
         write_side(out, side)?;
     }
     Ok(())
 }
 
 fn write_verdicts(out: &mut String, report: &SuiteReport) -> fmt::Result {
-    let (ours, theirs) = (&report.ours.name, &report.theirs.name);
-    writeln!(out, "| figure | unit | {ours} | {theirs} | ratio (min to max) | bar | aim | verdict |")?;
+    writeln!(out, "| figure | unit | ours | theirs | ratio (min to max) | bar | aim | verdict |")?;
     writeln!(out, "|---|---|--:|--:|--:|--:|--:|---|")?;
     for figure in &report.figures {
         let (judged, bar) = (&figure.figure.judged, figure.figure.bar);
         let aim = figure.figure.aim.map_or_else(|| "".to_owned(), number);
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {aim} | {} |",
+            "| {} | {} | {} {} | {} {} | {} | {} | {aim} | {} |",
             figure.figure.title,
             figure.figure.unit,
+            figure.our_name,
             median(figure.ours),
+            figure.their_name,
             median(figure.theirs),
             figure.ratio.map_or_else(|| "—".to_owned(), spread),
-            bar_text(*judged, bar, ours),
+            bar_text(*judged, bar, figure.our_name),
             verdict_text(figure),
         )?;
     }
@@ -55,16 +56,9 @@ fn write_rounds(out: &mut String, report: &SuiteReport) -> fmt::Result {
     writeln!(out, "|---|--:|--:|--:|--:|--:|--:|---|")?;
     for figure in &report.figures {
         for (index, round) in figure.rounds.iter().enumerate() {
-            for (side, runs) in [(&report.ours, &round.ours), (&report.theirs, &round.theirs)] {
+            for (name, runs) in [(figure.our_name, &round.ours), (figure.their_name, &round.theirs)] {
                 for run in runs {
-                    writeln!(
-                        out,
-                        "| {} {} {} | {} |",
-                        figure.figure.key,
-                        index + 1,
-                        side.name,
-                        run_cells(run)
-                    )?;
+                    writeln!(out, "| {} {} {name} | {} |", figure.figure.key, index + 1, run_cells(run))?;
                 }
             }
         }
@@ -142,13 +136,15 @@ fn commands(report: &SuiteReport) -> Vec<&str> {
 }
 
 fn write_side(out: &mut String, side: &Side) -> fmt::Result {
+    let answers = side.answers.iter().map(|(protocol, answer)| {
+        format!("{} + {} bytes over {}", answer.head_bytes, answer.body_bytes, protocol.name())
+    });
     writeln!(
         out,
-        "{} ({}), answers {} + {} bytes, started as `{}` with:\n\n```\n{}```\n",
+        "{} ({}), answers {}, started as `{}` with:\n\n```\n{}```\n",
         side.name,
         side.version,
-        side.answer.head_bytes,
-        side.answer.body_bytes,
+        answers.collect::<Vec<_>>().join(", "),
         side.command,
         side.configuration
     )
@@ -163,6 +159,7 @@ fn verdict_text(figure: &FigureReport) -> String {
         Verdict::Met => format!("met{mark}"),
         Verdict::Missed => format!("**missed**{mark}"),
         Verdict::WithinNoise => format!("within the noise{mark}"),
+        Verdict::Told => format!("no bar{mark}"),
         Verdict::NotCounted(reason) => {
             let shown = figure.uncounted_ratio.map(|all| format!("; uncounted ratio {}", spread(all)));
             format!("not counted: {reason}{}", shown.unwrap_or_default())
@@ -176,6 +173,7 @@ fn bar_text(judged: Judged, bar: Bar, ours: &str) -> String {
         Bar::AtLeast(bar) => format!("{whose}≥ {}", number(bar)),
         Bar::AtMost(bar) => format!("{whose}≤ {}", number(bar)),
         Bar::NearOne(tolerance) => format!("1 ± {tolerance}"),
+        Bar::Told => "none".to_owned(),
     }
 }
 

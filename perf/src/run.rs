@@ -1,4 +1,4 @@
-//! The runner: takes every trial of a suite from ours and from the peer, A B A B, and judges the rounds.
+//! The runner: takes every trial of a suite from ours and from its peer, A B A B, and judges the rounds.
 //!
 //! Each run has a fresh server in a fresh folder, so that no run inherits another's heap, caches or connections. A
 //! run that does not count is repeated, [`ATTEMPTS`] times in all, and every attempt stays in the report with its
@@ -7,7 +7,7 @@
 //! Errors of one run (a server that crashed, a client that was refused) are results: they make the run not count.
 //! Only what would fail every run, a missing program say, ends the suite.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::answer::{self, Answer};
+use crate::answer::{Answer, AnswerError};
 use crate::cpu::{self, Cpus, Standing, Usage};
 use crate::figure::{Figure, ROUNDS_MIN, Spread, Verdict};
 use crate::machine::Machine;
-use crate::peer::{BODY, Peer, PeerError, Server, Workshop};
+use crate::peer::{BODY, Peer, PeerError, Protocol, Server, Workshop};
 use crate::sys;
 use crate::tool::{H2LOAD, PERF, WRK};
 
@@ -41,6 +41,15 @@ pub(crate) trait Trial {
     }
     /// One measurement. The server is fresh and idle.
     fn run(&self, server: &mut Server, plan: &Plan) -> Result<Run, Box<dyn std::error::Error>>;
+}
+
+/// Figures that are taken from the same two servers, over the same protocol.
+#[derive(Clone)]
+pub(crate) struct Comparison<'a> {
+    pub(crate) ours: &'a dyn Peer,
+    pub(crate) theirs: &'a dyn Peer,
+    pub(crate) protocol: Protocol,
+    pub(crate) trials: Vec<&'a dyn Trial>,
 }
 
 /// When a suite takes a figure.
@@ -111,6 +120,8 @@ impl Round {
 #[derive(Debug, Serialize)]
 pub(crate) struct FigureReport {
     pub(crate) figure: Figure,
+    pub(crate) our_name: &'static str,
+    pub(crate) their_name: &'static str,
     pub(crate) verdict: Verdict,
     pub(crate) aim_reached: bool,
     /// Of what is judged: the ratio of each round, or our value.
@@ -130,14 +141,14 @@ impl FigureReport {
     }
 }
 
-/// One side of the comparison.
+/// A peer as it was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Side {
-    pub(crate) name: String,
+    pub(crate) name: &'static str,
     pub(crate) version: String,
     pub(crate) command: String,
     pub(crate) configuration: String,
-    pub(crate) answer: Answer,
+    pub(crate) answers: BTreeMap<Protocol, Answer>,
 }
 
 /// Everything that a suite found.
@@ -147,8 +158,7 @@ pub(crate) struct SuiteReport {
     pub(crate) machine: Machine,
     pub(crate) plan: Plan,
     pub(crate) tools: BTreeMap<&'static str, String>,
-    pub(crate) ours: Side,
-    pub(crate) theirs: Side,
+    pub(crate) sides: Vec<Side>,
     pub(crate) warnings: Vec<String>,
     pub(crate) figures: Vec<FigureReport>,
 }
@@ -158,7 +168,7 @@ pub(crate) enum RunError {
     #[error(transparent)]
     Peer(#[from] PeerError),
     #[error("could not ask {peer} for its answer before measuring")]
-    Answer { peer: &'static str, source: answer::AnswerError },
+    Answer { peer: &'static str, source: AnswerError },
     #[error(
         "{peer} answered with status {status} and a body of {body_bytes} bytes, expected 200 and {expected}"
     )]
@@ -168,14 +178,11 @@ pub(crate) enum RunError {
 /// Runs a suite from end to end.
 pub(crate) fn run_suite(
     suite: &'static str,
-    trials: &[&dyn Trial],
-    ours: &dyn Peer,
-    theirs: &dyn Peer,
+    comparisons: &[Comparison<'_>],
     plan: &Plan,
 ) -> Result<SuiteReport, RunError> {
     let mut workshop = Workshop::open()?;
-    let our_side = introduce(ours, &mut workshop, plan)?;
-    let their_side = introduce(theirs, &mut workshop, plan)?;
+    let sides = introduce_all(comparisons, &mut workshop, plan)?;
     let mut report = SuiteReport {
         suite,
         machine: Machine::look(plan.cpus.server),
@@ -184,60 +191,95 @@ pub(crate) fn run_suite(
             ("wrk", WRK.version("--version").map_err(PeerError::from)?),
             ("h2load", H2LOAD.version("--version").map_err(PeerError::from)?),
         ]),
-        warnings: unequal_heads(&our_side, &their_side).into_iter().collect(),
-        ours: our_side,
-        theirs: their_side,
+        warnings: comparisons.iter().filter_map(|comparison| unequal_heads(comparison, &sides)).collect(),
+        sides,
         figures: Vec::new(),
     };
-    for trial in trials {
-        let figure = take_figure(*trial, ours, theirs, &mut workshop, plan);
-        if figure.verdict == Verdict::Missed
-            && figure.is_of_cpu()
-            && let Some(folder) = &plan.profiles
-            && let Err(error) = profile(*trial, ours, &mut workshop, plan, folder)
-        {
-            report.warnings.push(format!("no profile of {}: {error}", figure.figure.key));
+    for comparison in comparisons {
+        for trial in &comparison.trials {
+            let figure = take_figure(*trial, comparison, &mut workshop, plan);
+            if figure.verdict == Verdict::Missed
+                && figure.is_of_cpu()
+                && let Some(folder) = &plan.profiles
+                && let Err(error) = profile(*trial, comparison.ours, &mut workshop, plan, folder)
+            {
+                report.warnings.push(format!("no profile of {}: {error}", figure.figure.key));
+            }
+            report.figures.push(figure);
         }
-        report.figures.push(figure);
     }
     Ok(report)
 }
 
+/// Every peer of the comparisons, once, with an answer over each protocol that it is asked over.
+fn introduce_all(
+    comparisons: &[Comparison<'_>],
+    workshop: &mut Workshop,
+    plan: &Plan,
+) -> Result<Vec<Side>, RunError> {
+    let mut peers: Vec<(&dyn Peer, BTreeSet<Protocol>)> = Vec::new();
+    for comparison in comparisons {
+        for peer in [comparison.ours, comparison.theirs] {
+            match peers.iter_mut().find(|(known, _)| known.name() == peer.name()) {
+                Some((_, protocols)) => {
+                    protocols.insert(comparison.protocol);
+                }
+                None => peers.push((peer, BTreeSet::from([comparison.protocol]))),
+            }
+        }
+    }
+    peers.iter().map(|(peer, protocols)| introduce(*peer, protocols, workshop, plan)).collect()
+}
+
 /// Starts a peer once, to see that it answers what it should and to write down how it was started.
-fn introduce(peer: &dyn Peer, workshop: &mut Workshop, plan: &Plan) -> Result<Side, RunError> {
+fn introduce(
+    peer: &dyn Peer,
+    protocols: &BTreeSet<Protocol>,
+    workshop: &mut Workshop,
+    plan: &Plan,
+) -> Result<Side, RunError> {
     peer.ensure()?;
     let site = workshop.site(plan.cpus.server)?;
     let command = peer.command(&site, Path::new("server.conf"))?;
     let server = Server::start(peer, site)?;
-    let answer =
-        answer::probe(server.site.http).map_err(|source| RunError::Answer { peer: peer.name(), source })?;
-    if answer.status != 200 || answer.body_bytes != BODY.len() {
-        let Answer { status, body_bytes, .. } = answer;
-        return Err(RunError::Unequal { peer: peer.name(), status, body_bytes, expected: BODY.len() });
+    let mut answers = BTreeMap::new();
+    for protocol in protocols {
+        let answer =
+            protocol.probe(&server.site).map_err(|source| RunError::Answer { peer: peer.name(), source })?;
+        if answer.status != 200 || answer.body_bytes != BODY.len() {
+            let Answer { status, body_bytes, .. } = answer;
+            return Err(RunError::Unequal { peer: peer.name(), status, body_bytes, expected: BODY.len() });
+        }
+        answers.insert(*protocol, answer);
     }
     Ok(Side {
-        name: peer.name().to_owned(),
+        name: peer.name(),
         version: peer.version()?,
         command: command_line(&command),
         configuration: peer.configuration(&server.site),
-        answer,
+        answers,
     })
 }
 
-fn unequal_heads(ours: &Side, theirs: &Side) -> Option<String> {
-    let (our_head, their_head) = (ours.answer.head_bytes as f64, theirs.answer.head_bytes as f64);
-    ((our_head - their_head).abs() / their_head > HEAD_DIFFERENCE_MAX).then(|| {
+/// An answer without a head is not compared: that peer speaks no HTTP.
+fn unequal_heads(comparison: &Comparison<'_>, sides: &[Side]) -> Option<String> {
+    let head_bytes = |peer: &dyn Peer| {
+        let side = sides.iter().find(|side| side.name == peer.name())?;
+        side.answers.get(&comparison.protocol).map(|answer| answer.head_bytes).filter(|&bytes| bytes > 0)
+    };
+    let (ours, theirs) = (head_bytes(comparison.ours)?, head_bytes(comparison.theirs)?);
+    (ours.abs_diff(theirs) as f64 / theirs as f64 > HEAD_DIFFERENCE_MAX).then(|| {
         format!(
-            "the answers' heads differ: {} bytes of {}, {} bytes of {}",
-            our_head, ours.name, their_head, theirs.name
+            "the answers' heads differ: {ours} bytes of {}, {theirs} bytes of {}",
+            comparison.ours.name(),
+            comparison.theirs.name()
         )
     })
 }
 
 fn take_figure(
     trial: &dyn Trial,
-    ours: &dyn Peer,
-    theirs: &dyn Peer,
+    comparison: &Comparison<'_>,
     workshop: &mut Workshop,
     plan: &Plan,
 ) -> FigureReport {
@@ -249,9 +291,9 @@ fn take_figure(
             progress(&figure, round, plan.rounds, peer.name(), &runs);
             runs
         };
-        rounds.push(Round { ours: side(ours), theirs: side(theirs) });
+        rounds.push(Round { ours: side(comparison.ours), theirs: side(comparison.theirs) });
     }
-    judge(figure, rounds)
+    judge(figure, comparison.ours.name(), comparison.theirs.name(), rounds)
 }
 
 fn attempts(trial: &dyn Trial, peer: &dyn Peer, workshop: &mut Workshop, plan: &Plan) -> Vec<Run> {
@@ -280,7 +322,12 @@ fn start(peer: &dyn Peer, workshop: &mut Workshop, plan: &Plan) -> Result<Server
     Server::start(peer, workshop.site(plan.cpus.server)?)
 }
 
-fn judge(figure: Figure, rounds: Vec<Round>) -> FigureReport {
+fn judge(
+    figure: Figure,
+    our_name: &'static str,
+    their_name: &'static str,
+    rounds: Vec<Round>,
+) -> FigureReport {
     let pairs: Vec<(f64, f64)> =
         rounds.iter().filter(|round| round.counts()).filter_map(Round::values).collect();
     let all_ratios: Vec<f64> =
@@ -299,6 +346,8 @@ fn judge(figure: Figure, rounds: Vec<Round>) -> FigureReport {
         theirs: spread(&|_, theirs| theirs),
         uncounted_ratio: if pairs.len() < ROUNDS_MIN { Spread::of(&all_ratios) } else { None },
         figure,
+        our_name,
+        their_name,
         rounds,
     }
 }
@@ -312,7 +361,7 @@ fn progress(figure: &Figure, round: usize, rounds: usize, peer: &str, runs: &[Ru
             }
             Standing::NotCounted(reason) => format!("not counted: {reason}"),
         };
-        eprintln!("{:<14} round {round}/{rounds}  {peer:<6} {what}", figure.key);
+        eprintln!("{:<14} round {round}/{rounds}  {peer:<10} {what}", figure.key);
     }
 }
 
@@ -350,8 +399,11 @@ fn profile(
 
 fn command_line(command: &Command) -> String {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy();
-    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
-    format!("{name} {}", arguments.join(" "))
+    let settings = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), value?.to_string_lossy())));
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
+    settings.chain([name.into_owned()]).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// An error with all its causes, in one line.
@@ -392,7 +444,8 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_rounds_so_a_machine_that_slows_down_does_not_matter() {
-        let report = judge(figure(), vec![round(100.0, 100.0), round(50.0, 50.0), round(10.0, 10.0)]);
+        let report =
+            judge(figure(), "a", "b", vec![round(100.0, 100.0), round(50.0, 50.0), round(10.0, 10.0)]);
         assert_eq!(report.ratio, Some(Spread { min: 1.0, median: 1.0, max: 1.0 }));
         assert_eq!((report.verdict, report.aim_reached), (Verdict::Met, true));
     }
@@ -401,7 +454,7 @@ mod tests {
     fn a_round_counts_only_when_the_last_attempt_of_both_sides_does() {
         let spoiled = Round { ours: vec![run(5.0)], theirs: vec![Run::failed("noise".into())] };
         let repeated = Round { ours: vec![Run::failed("noise".into()), run(90.0)], theirs: vec![run(100.0)] };
-        let report = judge(figure(), vec![spoiled, repeated, round(90.0, 100.0)]);
+        let report = judge(figure(), "a", "b", vec![spoiled, repeated, round(90.0, 100.0)]);
         assert!(matches!(report.verdict, Verdict::NotCounted(_)), "two of three rounds counted");
         assert_eq!(report.ratio.unwrap().median, 0.9);
         assert_eq!(report.uncounted_ratio, None, "a failed run has no value to show");
@@ -411,9 +464,16 @@ mod tests {
     fn ratios_that_do_not_count_are_shown_but_not_judged() {
         let unsaturated = |value| Run { value, ..Run::failed("the client was the limit".into()) };
         let round = || Round { ours: vec![unsaturated(120.0)], theirs: vec![run(100.0)] };
-        let report = judge(figure(), vec![round(), round(), round()]);
+        let report = judge(figure(), "a", "b", vec![round(), round(), round()]);
         assert!(matches!(report.verdict, Verdict::NotCounted(_)));
         assert_eq!((report.ratio, report.uncounted_ratio.unwrap().median), (None, 1.2));
+    }
+
+    #[test]
+    fn a_command_is_told_with_its_environment() {
+        let mut command = Command::new("/usr/bin/caddy");
+        command.args(["run", "--config"]).arg("file").env("GOMAXPROCS", "1");
+        assert_eq!(command_line(&command), "GOMAXPROCS=1 caddy run --config file");
     }
 
     #[test]
@@ -421,7 +481,7 @@ mod tests {
         let inner = std::io::Error::other("why");
         let error = RunError::Answer {
             peer: "p",
-            source: answer::AnswerError::Io { address: ([127, 0, 0, 1], 1).into(), source: inner },
+            source: AnswerError::Io { address: ([127, 0, 0, 1], 1).into(), source: inner },
         };
         assert_eq!(
             chain(&error),

@@ -197,7 +197,7 @@ impl Swarm {
             goal,
             tls: match secrecy {
                 Secrecy::Plain => None,
-                Secrecy::Tls => Some(Arc::new(client_config()?)),
+                Secrecy::Tls => Some(Arc::new(client_config(&[b"http/1.1"])?)),
             },
             poller: Poller::new().map_err(SwarmError::Setup)?,
             ready: Vec::new(),
@@ -511,7 +511,8 @@ fn server_name() -> ServerName<'static> {
     ServerName::try_from("localhost").expect("localhost is a valid name")
 }
 
-fn client_config() -> Result<ClientConfig, rustls::Error> {
+/// What all our clients offer in the handshake; `protocols` are the names that they speak.
+pub(crate) fn client_config(protocols: &[&[u8]]) -> Result<ClientConfig, rustls::Error> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
     provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
@@ -520,7 +521,7 @@ fn client_config() -> Result<ClientConfig, rustls::Error> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustsEverybody))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -83,6 +83,39 @@ pub(crate) fn signal(pid: Pid, end: End) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) })
 }
 
+/// Waits until one of the descriptors can be read, at most for `limit` (`None`: for ever).
+pub(crate) fn wait_readable(fds: &[RawFd], limit: Option<Duration>) -> io::Result<()> {
+    wait_for(fds, libc::POLLIN, limit).map(drop)
+}
+
+/// Whether the descriptor can be read, or has ended.
+pub(crate) fn is_readable(fd: RawFd) -> io::Result<bool> {
+    Ok(wait_for(&[fd], libc::POLLIN, Some(Duration::ZERO))? > 0)
+}
+
+/// Waits until the descriptor can be written to.
+pub(crate) fn wait_writable(fd: RawFd) -> io::Result<()> {
+    wait_for(&[fd], libc::POLLOUT, None).map(drop)
+}
+
+/// How many of them are ready.
+fn wait_for(fds: &[RawFd], events: libc::c_short, limit: Option<Duration>) -> io::Result<i32> {
+    let mut polls: Vec<_> = fds.iter().map(|&fd| libc::pollfd { fd, events, revents: 0 }).collect();
+    let limit = limit.map(|limit| libc::timespec {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(limit.subsec_nanos()),
+    });
+    let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the pointer and the length describe the vector, and `limit` is null or points to a timespec; both live
+    // through the call. Without a signal mask the last argument is not looked at.
+    let code =
+        unsafe { libc::ppoll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, limit, std::ptr::null()) };
+    match check(code) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        done => done.map(|()| code),
+    }
+}
+
 /// Raises the limit on open files of this process and of all that it starts.
 pub(crate) fn raise_open_files(wanted: u64) -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

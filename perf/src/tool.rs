@@ -15,6 +15,7 @@ pub(crate) struct Tool {
 }
 
 pub(crate) const NGINX: Tool = Tool { program: "nginx", package: "nginx" };
+pub(crate) const CADDY: Tool = Tool { program: "caddy", package: "caddy" };
 pub(crate) const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub(crate) const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
 pub(crate) const PERF: Tool = Tool { program: "perf", package: "linux-perf" };

@@ -1,4 +1,4 @@
-//! The `http` suite: what a small request, a handshake and an idle connection cost, beside nginx.
+//! The figures over TCP: what a small request, a handshake and an idle connection cost, beside nginx.
 //!
 //! Requests and handshakes are counted per CPU second of the server, idle connections in bytes. All traffic is on
 //! loopback between two CPUs: no network card and no latency, but the whole TCP stack, and the same for both.
@@ -23,29 +23,14 @@
 //! has spent it already; one that keeps only its state machine is below 1 KiB. With TLS, the two ciphers' keys and
 //! the library's state stay: 1-3 KiB in a lean one, while OpenSSL's connection objects take some 10 KiB or more.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::time::{Duration, Instant};
 
-use crate::cpu::{Cpus, SERVER_BUSY_MIN, Saturation, Standing, Tree, Window, idle_busy};
 use crate::figure::{Bar, Figure, Judged};
-use crate::load::{IdleHolder, Load, LoadError};
-use crate::memory::Memory;
+use crate::load::{IdleKind, Load};
 use crate::peer::Server;
 use crate::run::{Plan, Run, Taken, Trial};
+use crate::suites::measure::{Limit, idle, rate};
 use crate::swarm::Secrecy;
-
-/// Idle connections of the memory figures.
-const IDLE_CONNECTIONS: u32 = 10_000;
-/// Load before the measured run, so that caches, branch predictors and heaps are warm.
-const WARM_UP_SECONDS: u64 = 1;
-/// A server's memory has settled when it has changed by less than this, 26 bytes per connection... (Its share of the
-/// common libraries moves by about as much when other programs start and end.)
-const SETTLED_CHANGE: u64 = 256 * 1024;
-/// ...for this long; a server that gives memory back on a timer needs at least that.
-const SETTLED_FOR: Duration = Duration::from_secs(2);
-/// A server that never settles is measured all the same after this long.
-const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// The figures of this suite, in the order of the report.
 pub(crate) const TRIALS: [HttpTrial; 6] = [
@@ -145,149 +130,8 @@ impl Trial for HttpTrial {
             }
             Self::SmallHttp2 => rate(server, plan, |seconds| Load::http2(https, seconds), Limit::Server),
             Self::Handshakes => rate(server, plan, |seconds| Load::handshakes(https, seconds), Limit::Either),
-            Self::Idle(secrecy) => idle(server, plan, *secrecy),
+            Self::Idle(Secrecy::Plain) => idle(server, plan, IdleKind::Tcp(Secrecy::Plain), http),
+            Self::Idle(Secrecy::Tls) => idle(server, plan, IdleKind::Tcp(Secrecy::Tls), https),
         }
-    }
-}
-
-/// Who may be the limit of a run that counts.
-#[derive(Clone, Copy, PartialEq)]
-enum Limit {
-    Server,
-    /// Both sides do about the same work, so that a fast server may outrun our one client CPU. CPU time per unit
-    /// is then taken at lower load, and marked: it contains the server's idle work (bounded, see `cpu`) and less
-    /// batching, both of which make the server look worse, never better.
-    Either,
-}
-
-/// Units of load per CPU second of the server.
-fn rate(
-    server: &mut Server,
-    plan: &Plan,
-    load: impl Fn(u64) -> Result<Load, LoadError>,
-    limit: Limit,
-) -> Result<Run, Box<dyn Error>> {
-    load(WARM_UP_SECONDS)?.run(plan.cpus.client)?;
-    server.confine()?;
-    let load = load(plan.seconds)?;
-    let window = Window::open(server.tree(), plan.cpus)?;
-    let tally = load.run(plan.cpus.client)?;
-    let usage = window.close()?;
-
-    let standing = if tally.failed > 0 {
-        Standing::NotCounted(format!("{} of {} failed", tally.failed, tally.done + tally.failed))
-    } else {
-        usage.standing(saturation(server.tree(), plan.cpus, limit, usage.server_busy)?)
-    };
-    let mut detail = tally.detail;
-    detail.insert("done", tally.done as f64);
-    detail.insert("server_us_each", usage.server_cpu_s * 1e6 / tally.done.max(1) as f64);
-    detail.insert("client_us_each", usage.client_cpu_s * 1e6 / tally.done.max(1) as f64);
-    let value = tally.done as f64 / usage.server_cpu_s;
-    Ok(Run { value, standing, usage: Some(usage), command: load.command_line(), detail })
-}
-
-fn saturation(tree: Tree, cpus: Cpus, limit: Limit, server_busy: f64) -> Result<Saturation, Box<dyn Error>> {
-    if limit == Limit::Server || server_busy >= SERVER_BUSY_MIN {
-        return Ok(Saturation::Required);
-    }
-    Ok(Saturation::Preferred { idle_busy: idle_busy(tree, cpus, Duration::from_secs(1))? })
-}
-
-/// Growth of the server's own memory per idle connection.
-fn idle(server: &mut Server, plan: &Plan, secrecy: Secrecy) -> Result<Run, Box<dyn Error>> {
-    let address = match secrecy {
-        Secrecy::Plain => server.site.http,
-        Secrecy::Tls => server.site.https,
-    };
-    // The first connection of its kind pays for what is allocated once: it is not growth per connection.
-    let client = plan.cpus.client;
-    IdleHolder::open(address, secrecy, 1, client)?.close();
-    let before = settled(server.tree())?;
-    let holder = IdleHolder::open(address, secrecy, IDLE_CONNECTIONS, client)?;
-    let after = settled(server.tree())?;
-    let still_open = holder.close();
-
-    let per_connection =
-        |before: u64, after: u64| (after as f64 - before as f64) / f64::from(IDLE_CONNECTIONS);
-    let value = per_connection(before.memory.own(), after.memory.own());
-    let standing = if still_open != Some(IDLE_CONNECTIONS) {
-        Standing::NotCounted(format!(
-            "{} of {IDLE_CONNECTIONS} connections were still open",
-            still_open.unwrap_or(0)
-        ))
-    } else if !after.settled {
-        Standing::NotCounted(format!("the server's memory was still changing after {SETTLE_LIMIT:?}"))
-    } else {
-        Standing::Counted
-    };
-    let (before, after) = (before.memory, after.memory);
-    let detail = BTreeMap::from([
-        ("pss", per_connection(before.pss, after.pss)),
-        ("page_tables", per_connection(before.page_tables, after.page_tables)),
-        ("kernel_slab_both_ends", per_connection(before.slab, after.slab)),
-        ("kernel_tcp_buffers_both_ends", per_connection(before.tcp_buffers, after.tcp_buffers)),
-        ("baseline_mib", before.own() as f64 / 1024.0 / 1024.0),
-    ]);
-    let tls = if secrecy == Secrecy::Tls { " --tls" } else { "" };
-    let command = format!("berth-perf client idle --address={address} --connections={IDLE_CONNECTIONS}{tls}");
-    Ok(Run { value, standing, usage: None, command, detail })
-}
-
-/// A sample of memory, and whether it had stopped changing.
-struct Sample {
-    memory: Memory,
-    settled: bool,
-}
-
-/// Waits until the server's own memory has settled. Idle means idle: a server may give buffers back on a timer.
-fn settled(tree: Tree) -> Result<Sample, Box<dyn Error>> {
-    let begin = Instant::now();
-    let mut reference = Memory::of(tree)?;
-    let mut since = Instant::now();
-    loop {
-        std::thread::sleep(Duration::from_millis(250));
-        let memory = Memory::of(tree)?;
-        if memory.own().abs_diff(reference.own()) > SETTLED_CHANGE {
-            reference = memory;
-            since = Instant::now();
-        }
-        let settled = since.elapsed() >= SETTLED_FOR;
-        if settled || begin.elapsed() >= SETTLE_LIMIT {
-            return Ok(Sample { memory, settled });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_figure_has_its_own_name_and_a_title_for_the_report() {
-        let mut keys: Vec<_> = TRIALS.iter().map(|trial| trial.figure().key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), TRIALS.len());
-    }
-
-    #[test]
-    fn aims_lie_beyond_their_bars() {
-        for figure in TRIALS.iter().map(Trial::figure) {
-            match (figure.bar, figure.aim) {
-                (Bar::AtLeast(bar), Some(aim)) => assert!(aim > bar, "{}", figure.key),
-                (Bar::AtMost(bar), Some(aim)) => assert!(aim < bar, "{}", figure.key),
-                _ => {}
-            }
-        }
-    }
-
-    #[test]
-    fn memory_that_does_not_change_settles() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let sample = settled(Tree::of(child.id() as i32)).unwrap();
-        assert!(sample.settled && sample.memory.own() > 0);
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

@@ -2,3 +2,5 @@
 //! gets its subcommand in `main`; alternation, counting, verdicts and reports are there already.
 
 pub(crate) mod http;
+pub(crate) mod http3;
+mod measure;
