@@ -4,7 +4,7 @@
 //! in the heap stays where it is, and when it comes up the slot is looked at and the entry goes
 //! back with the new instant. So a connection that pushes its time-out away at each request pays
 //! a store, not a heap operation. Moving it earlier adds a second entry; the stale one is dropped
-//! when it comes up. Resolution is one millisecond, rounded up: a deadline never fires early.
+//! when it comes up, or when more than half of the heap is stale. Resolution is one millisecond, rounded up: a deadline never fires early.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -34,11 +34,16 @@ pub(crate) struct Timers {
     origin: Instant,
     slots: Slab<Slot>,
     heap: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Entries that no slot points at any more.
+    stale: usize,
 }
+
+/// Below so many entries a heap is left as it is.
+const STALE_MIN: usize = 64;
 
 impl Timers {
     pub(crate) fn new(origin: Instant) -> Self {
-        Self { origin, slots: Slab::new(), heap: BinaryHeap::new() }
+        Self { origin, slots: Slab::new(), heap: BinaryHeap::new(), stale: 0 }
     }
 
     fn insert(&mut self) -> usize {
@@ -48,7 +53,21 @@ impl Timers {
     fn remove(&mut self, key: usize) -> Option<Waker> {
         // Heap entries of a removed slot are told apart by `queued_ms` when they come up, also
         // when the slot has been taken again meanwhile.
-        self.slots.remove(key).waker
+        let slot = self.slots.remove(key);
+        if slot.queued_ms != NEVER {
+            self.outdate();
+        }
+        slot.waker
+    }
+
+    /// An entry became stale. When most are, they are thrown out: each costs its part of it once.
+    fn outdate(&mut self) {
+        self.stale += 1;
+        if self.heap.len() >= STALE_MIN && self.stale > self.heap.len() / 2 {
+            let slots = &self.slots;
+            self.heap.retain(|Reverse((at, key))| slots.get(*key).is_some_and(|slot| slot.queued_ms == *at));
+            self.stale = 0;
+        }
     }
 
     fn set(&mut self, key: usize, at: Option<Instant>) {
@@ -56,8 +75,11 @@ impl Timers {
         let slot = &mut self.slots[key];
         slot.due_ms = due_ms;
         if due_ms < slot.queued_ms {
-            slot.queued_ms = due_ms;
+            let before = std::mem::replace(&mut slot.queued_ms, due_ms);
             self.heap.push(Reverse((due_ms, key)));
+            if before != NEVER {
+                self.outdate();
+            }
         }
     }
 
@@ -83,10 +105,12 @@ impl Timers {
                 break;
             }
             self.heap.pop();
-            let Some(slot) = self.slots.get_mut(key) else { continue };
-            if slot.queued_ms != queued_ms {
-                continue; // A later entry of this slot took over, or the slot was taken again.
-            }
+            let slot = self.slots.get_mut(key).filter(|slot| slot.queued_ms == queued_ms);
+            let Some(slot) = slot else {
+                // A later entry of this slot took over, or the slot is gone or was taken again.
+                self.stale = self.stale.saturating_sub(1);
+                continue;
+            };
             slot.queued_ms = NEVER;
             if slot.due_ms <= now_ms {
                 woken.extend(slot.waker.take());
@@ -183,17 +207,16 @@ pub async fn sleep(duration: Duration) {
 #[error("the time ran out")]
 pub struct Elapsed;
 
-/// Runs `future`, but no longer than `duration`.
+/// Runs `future`, but no longer than `duration`, counted from when it is first polled.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
-    let deadline = Deadline::new();
-    deadline.set(duration);
-    Timeout { deadline, future }
+    Timeout { duration, deadline: None, future }
 }
 
 /// See [`timeout`]. A type of its own, because an `async fn` would keep `future` twice: as its argument and
-/// where it is polled.
+/// where it is polled. A future that is ready at once costs no deadline.
 pub struct Timeout<F> {
-    deadline: Deadline,
+    duration: Duration,
+    deadline: Option<Deadline>,
     future: F,
 }
 
@@ -202,14 +225,19 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // SAFETY: structural pinning of the one field `future`: it is not moved, `Timeout` has no Drop of its
-        // own, and is not Unpin unless `F` is. The other field is only used by reference.
-        let (deadline, future) = unsafe {
+        // own, and is not Unpin unless `F` is. The other fields are never pinned.
+        let (duration, deadline, future) = unsafe {
             let timeout = self.get_unchecked_mut();
-            (&timeout.deadline, Pin::new_unchecked(&mut timeout.future))
+            (timeout.duration, &mut timeout.deadline, Pin::new_unchecked(&mut timeout.future))
         };
         if let Poll::Ready(output) = future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
+        let deadline = deadline.get_or_insert_with(|| {
+            let deadline = Deadline::new();
+            deadline.set(duration);
+            deadline
+        });
         deadline.poll_expired(cx).map(|()| Err(Elapsed))
     }
 }
@@ -235,6 +263,30 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Relaxed);
         }
+    }
+
+    #[test]
+    fn stale_entries_never_outnumber_the_others_by_much() {
+        let origin = Instant::now();
+        let mut timers = Timers::new(origin);
+        let at = |ms| Some(origin + Duration::from_millis(ms));
+        let keys: Vec<usize> = (0..50).map(|_| timers.insert()).collect();
+        for round in 0..1000u64 {
+            for key in &keys {
+                timers.set(*key, at(100_000 - round)); // Earlier each time: one entry becomes stale.
+            }
+            let short_lived = timers.insert();
+            timers.set(short_lived, at(50_000 + round));
+            timers.remove(short_lived);
+            assert!(
+                timers.heap.len() <= 2 * (keys.len() + 1) + STALE_MIN,
+                "{} in round {round}",
+                timers.heap.len()
+            );
+        }
+        let mut woken = Vec::new();
+        timers.expire(origin + Duration::from_secs(200), &mut woken);
+        assert_eq!((timers.heap.len(), timers.stale), (0, 0));
     }
 
     #[derive(Debug, Clone)]

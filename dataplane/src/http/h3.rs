@@ -15,13 +15,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use berth_runtime::Deadline;
 use bytes::{Buf, Bytes};
 use h3::error::{Code, ConnectionError, StreamError};
 use h3::server::{RequestResolver, RequestStream};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header, request};
 
 use super::Core;
-use super::body::{Body, BodyError, Piece, Source};
+use super::body::{Body, BodyError, Piece, RequestBody, Source};
 use super::message::{Peer, Problem, Reply, Service};
 use super::stream::{body, declared_length, request as request_of, response, status_has_body};
 use crate::drain::Draining;
@@ -61,23 +62,19 @@ pub async fn serve<S: Service>(
             serve_stream(&core, peer, resolver, &handle).await;
         })
     };
+    let idle = Deadline::new();
     loop {
-        let accepted = {
-            let mut accepted =
-                std::pin::pin!(berth_runtime::timeout(core.limits.idle_timeout, requests.accept()));
-            draining.or(accepted.as_mut()).await
-        };
-        match accepted {
-            Some(Ok(Ok(Some(resolver)))) => begin(stream(resolver)).await,
-            Some(Ok(Ok(None))) => break,
-            Some(Ok(Err(error))) => return count_end(core, &error),
-            Some(Err(_)) if streams.count.get() > 0 => {}
-            Some(Err(_)) => {
+        idle.set(core.limits.idle_timeout);
+        match next(&mut requests, draining, &idle).await {
+            Next::Request(resolver) => begin(stream(resolver)).await,
+            Next::Failed(error) => return count_end(core, &error),
+            Next::Idle if streams.count.get() > 0 => {}
+            Next::Idle => {
                 core.numbers.limit_idle_timeout.add(1);
                 let _ = requests.shutdown(0).await;
                 break;
             }
-            None => {
+            Next::Drain => {
                 let _ = requests.shutdown(0).await;
                 // Streams that crossed the GOAWAY are refused by the library; those that run may end.
                 while let Some(Ok(Some(resolver))) = streams.unless_none(requests.accept()).await {
@@ -85,9 +82,40 @@ pub async fn serve<S: Service>(
                 }
                 break;
             }
+            Next::End => break,
         }
     }
     handle.settled(LAST_WORDS).await;
+}
+
+/// What a connection does next.
+#[allow(clippy::large_enum_variant, reason = "nearly every value is the large one, and is used at once")]
+enum Next {
+    Request(RequestResolver<Connection, Bytes>),
+    /// No request came for the idle time.
+    Idle,
+    Drain,
+    /// The client said that it is done.
+    End,
+    Failed(ConnectionError),
+}
+
+async fn next(requests: &mut Requests, draining: &Draining, idle: &Deadline) -> Next {
+    let mut accepted = std::pin::pin!(requests.accept());
+    poll_fn(|cx| {
+        if let Poll::Ready(accepted) = accepted.as_mut().poll(cx) {
+            return Poll::Ready(match accepted {
+                Ok(Some(resolver)) => Next::Request(resolver),
+                Ok(None) => Next::End,
+                Err(error) => Next::Failed(error),
+            });
+        }
+        if draining.poll_on(cx).is_ready() {
+            return Poll::Ready(Next::Drain);
+        }
+        idle.poll_expired(cx).map(|()| Next::Idle)
+    })
+    .await
 }
 
 /// Polls a stream's handler once in place; one that has to wait becomes a task.
@@ -229,8 +257,13 @@ async fn answer<S: Service>(
         core.numbers.limit_header_bytes.add(1);
         return Ok(Reply::problem(Problem::HeadersTooLarge));
     }
-    let declared = declared_length(&parts.headers);
-    Ok(match request_of(core, peer, parts, None, || body(core, Received { stream: receive, declared })) {
+    let mut received = Received { declared: declared_length(&parts.headers), stream: receive, first: None };
+    let extent = received.look()?;
+    let request = request_of(core, peer, parts, None, || match extent {
+        Extent::Nothing => RequestBody::Empty,
+        Extent::Something => body(core, received),
+    });
+    Ok(match request {
         Ok(request) => core.service.call(request).await,
         Err(problem) => Reply::problem(problem),
     })
@@ -250,9 +283,39 @@ struct Received {
     stream: RequestStream<RecvStream, Bytes>,
     /// What is still to come by the request's own word.
     declared: Option<u64>,
+    /// What came while it was found out whether anything comes.
+    first: Option<Bytes>,
+}
+
+/// What is known of a request's body before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// There is none.
+    Nothing,
+    /// There may be one.
+    Something,
 }
 
 impl Received {
+    /// Looks whether the stream ended with the request's head, as nearly every stream does.
+    fn look(&mut self) -> Result<Extent, Malformed> {
+        match self.poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(None)) if self.declared.is_none_or(|left| left == 0) => Ok(Extent::Nothing),
+            Poll::Ready(Ok(None)) => Err(Malformed),
+            Poll::Ready(Ok(Some(bytes))) => {
+                self.first = Some(bytes);
+                Ok(Extent::Something)
+            }
+            // Whoever reads the body finds out again.
+            Poll::Ready(Err(_)) | Poll::Pending => Ok(Extent::Something),
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        let data = ready!(self.stream.poll_recv_data(cx))?;
+        Poll::Ready(Ok(data.map(|mut data| data.copy_to_bytes(data.remaining()))))
+    }
+
     fn malformed(&mut self) -> BodyError {
         self.stream.stop_sending(Code::H3_MESSAGE_ERROR);
         BodyError::Malformed
@@ -261,9 +324,12 @@ impl Received {
 
 impl Source for Received {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let bytes = match ready!(self.stream.poll_recv_data(cx)) {
-            Ok(data) => data.map(|mut data| data.copy_to_bytes(data.remaining())),
-            Err(_) => return Poll::Ready(Some(Err(BodyError::Gone))),
+        let bytes = match self.first.take() {
+            Some(bytes) => Some(bytes),
+            None => match ready!(self.poll_next(cx)) {
+                Ok(bytes) => bytes,
+                Err(_) => return Poll::Ready(Some(Err(BodyError::Gone))),
+            },
         };
         let Some(bytes) = bytes else {
             let short = self.declared.take().is_some_and(|left| left > 0);

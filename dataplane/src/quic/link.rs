@@ -17,7 +17,8 @@ use berth_runtime::Deadline;
 use bytes::Bytes;
 use h3::quic::ConnectionErrorIncoming;
 use quinn_proto::{
-    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, Event, StreamEvent, StreamId, VarInt,
+    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, EndpointEvent, Event, StreamEvent, StreamId,
+    VarInt,
 };
 
 use super::endpoint::{Endpoint, Outgoing, Sent};
@@ -317,7 +318,6 @@ impl Driver {
         self.move_on(now, news);
         self.serve(cx);
         if self.link.with(|state| state.machine.is_drained()) {
-            self.link.endpoint.remove(self.link.handle);
             return Poll::Ready(());
         }
         if self.holds_back(now) {
@@ -433,5 +433,17 @@ impl Driver {
             None => self.deadline.clear(),
         }
         self.deadline.poll_expired(cx).is_ready()
+    }
+}
+
+impl Drop for Driver {
+    /// However the task ended, the endpoint forgets the connection: its ids, and its place in the table, which
+    /// would keep both alive.
+    fn drop(&mut self) {
+        let (endpoint, handle) = (&self.link.endpoint, self.link.handle);
+        if self.link.with(|state| !state.machine.is_drained()) {
+            endpoint.handle_event(handle, EndpointEvent::drained());
+        }
+        endpoint.remove(handle);
     }
 }
