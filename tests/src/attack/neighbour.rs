@@ -4,8 +4,9 @@
 //! Attacker and neighbour share CPU 1, for CPU 0 is the node's. So the neighbour gets real-time
 //! priority if it may (root), or it would measure how long it waits for the attacker. Its own
 //! baseline is taken right before, with a CPU 1 that is as busy with system calls, but not with the
-//! node's. The kernel's own thread for packets that come faster than they are worked off (ksoftirqd)
-//! must not wait for the attacker either, so the attacker gets the lowest priority: it has what the
+//! node's. The kernel's own threads for packets that come faster than they are worked off (ksoftirqd)
+//! must wait for neither attacker nor node, or the neighbour's packets lie there for some ticks of 4 ms:
+//! they get real-time priority for as long as is measured. The attacker gets the lowest: it has what the
 //! others leave of CPU 1, nearly all. The node gets the highest, so that whatever else the machine
 //! does is left out. Where the kernel groups sessions (`sched_autogroup_enabled`), priorities count
 //! within a session only, so the node has a session of its own, and both sessions get theirs.
@@ -69,6 +70,7 @@ pub fn measure(node: &Node, flood: Flood, time: Duration) -> Outcome {
 
 fn beside(node: &Node, time: Duration, other: impl FnOnce(&AtomicBool) -> u64 + Send) -> (Felt, u64) {
     let stop = AtomicBool::new(false);
+    let _packets = PacketsFirst::new();
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
             pin_to_their_cpu();
@@ -135,11 +137,39 @@ fn pin_to_their_cpu() {
     }
 }
 
-/// Real-time priority for the calling thread; without the right to it, it stays as it is.
+/// Real-time priority for the calling thread.
 fn real_time() {
-    let parameter = libc::sched_param { sched_priority: 10 };
+    schedule(0, libc::SCHED_FIFO, 10);
+}
+
+/// Without the right to it, the thread stays as it is.
+fn schedule(thread: i32, policy: i32, priority: i32) {
+    let parameter = libc::sched_param { sched_priority: priority };
     // SAFETY: the kernel reads a struct of ours.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
+    unsafe { libc::sched_setscheduler(thread, policy, &raw const parameter) };
+}
+
+/// The kernel's threads for packets have real-time priority until this is dropped.
+struct PacketsFirst(Vec<i32>);
+
+impl PacketsFirst {
+    fn new() -> Self {
+        let is_one = |number: &i32| {
+            let comm = std::fs::read_to_string(format!("/proc/{number}/comm"));
+            comm.is_ok_and(|comm| comm.starts_with("ksoftirqd/"))
+        };
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let threads: Vec<i32> = numbers.filter(is_one).collect();
+        threads.iter().for_each(|thread| schedule(*thread, libc::SCHED_FIFO, 11));
+        Self(threads)
+    }
+}
+
+impl Drop for PacketsFirst {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|thread| schedule(*thread, libc::SCHED_OTHER, 0));
+    }
 }
 
 /// Puts the node above everything else on the machine, and this program's attacks below. Without the
