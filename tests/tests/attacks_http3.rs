@@ -108,7 +108,7 @@ fn expect(node: &Node, name: &str, options: &[&str], counter: &str) -> Value {
 mod stories {
     use super::*;
 
-    pub fn frames_where_they_do_not_belong_end_the_connection() {
+    pub(super) fn frames_where_they_do_not_belong_end_the_connection() {
         let node = Node::start(SMALL);
         for name in [
             "data-before-headers",
@@ -129,7 +129,7 @@ mod stories {
         }
     }
 
-    pub fn requests_that_are_malformed_are_refused() {
+    pub(super) fn requests_that_are_malformed_are_refused() {
         let node = Node::start(SMALL);
         for name in ["head-cut", "no-head", "no-path", "name-upper", "connection-field", "length-lies"] {
             let said = bad(&node, name, &[]);
@@ -138,7 +138,7 @@ mod stories {
         node.wait_for("connections_open", 0);
     }
 
-    pub fn what_is_longer_than_allowed_ends_when_it_is_declared() {
+    pub(super) fn what_is_longer_than_allowed_ends_when_it_is_declared() {
         let node = Node::start(SMALL);
         let before = node.resident_bytes();
         for (name, counter) in [
@@ -165,7 +165,7 @@ mod stories {
         assert!(grown < 8 << 20, "what was declared was not kept: the node grew by {grown} bytes");
     }
 
-    pub fn qpack_instructions_for_a_table_that_does_not_exist_end_the_connection() {
+    pub(super) fn qpack_instructions_for_a_table_that_does_not_exist_end_the_connection() {
         let node = Node::start(SMALL);
         for name in ["qpack-capacity", "qpack-inserts", "qpack-index"] {
             let said = expect(&node, name, &[], "http3_protocol_errors");
@@ -179,7 +179,7 @@ mod stories {
         }
     }
 
-    pub fn what_quic_forbids_ends_the_connection() {
+    pub(super) fn what_quic_forbids_ends_the_connection() {
         let node = Node::start(SMALL);
         for name in ["stream-above-limit", "data-above-window", "unknown-quic-frame"] {
             let said = expect(&node, name, &[], "quic_protocol_errors");
@@ -191,7 +191,7 @@ mod stories {
         }
     }
 
-    pub fn rapid_resets_end_the_connection() {
+    pub(super) fn rapid_resets_end_the_connection() {
         let node = Node::start(SMALL);
         let said = expect(&node, "rapid-reset", &["--count", "500"], "limit_http3_resets");
         assert_eq!(said["end"]["name"], "H3_EXCESSIVE_LOAD", "{said}");
@@ -199,7 +199,7 @@ mod stories {
     }
 
     /// Ids, pings, challenges, streams that end at once: no rule forbids them, and each costs the peer as much.
-    pub fn what_costs_and_breaks_no_rule_is_borne() {
+    pub(super) fn what_costs_and_breaks_no_rule_is_borne() {
         let node = Node::start(SMALL);
         let before = node.resident_bytes();
         let mut neighbour = Wire::connect_as(2, node.http);
@@ -223,14 +223,14 @@ mod stories {
         assert!(grown < 8 << 20, "nothing of it is kept: the node grew by {grown} bytes");
     }
 
-    pub fn heads_that_do_not_end_are_cut() {
+    pub(super) fn heads_that_do_not_end_are_cut() {
         let node = Node::start(SMALL);
         let said =
             expect(&node, "unfinished-heads", &["--count", "100", "--seconds", "3"], "limit_header_timeout");
         assert_eq!(node.count("limit_header_timeout"), 100, "each of them: {said}");
     }
 
-    pub fn clients_that_do_not_read_are_cut_and_memory_stays_bounded() {
+    pub(super) fn clients_that_do_not_read_are_cut_and_memory_stays_bounded() {
         let node = Node::start(SMALL);
         let before = node.resident_bytes();
         for name in ["stall", "slow-reader"] {
@@ -252,7 +252,7 @@ mod stories {
         node.wait_for_nobody();
     }
 
-    pub fn damaged_copies_ahead_of_each_datagram_do_no_harm() {
+    pub(super) fn damaged_copies_ahead_of_each_datagram_do_no_harm() {
         let node = Node::start("");
         let said = bad(&node, "mutations", &["--count", "100", "--bytes", "300000"]);
         assert!(said["damaged"].as_u64() > Some(100), "{said}");
@@ -264,7 +264,7 @@ mod stories {
         node.wait_for("connections_open", 0);
     }
 
-    pub fn datagrams_without_a_connection_are_dropped_and_counted() {
+    pub(super) fn datagrams_without_a_connection_are_dropped_and_counted() {
         let node = Node::start(SMALL);
         let said = bad(&node, "garbage", &["--count", "2000"]);
         assert!(node.count("quic_malformed") > 0, "{said}");
@@ -279,7 +279,7 @@ mod stories {
         node.wait_for_nobody();
     }
 
-    pub fn an_address_that_was_not_proved_gets_at_most_three_times_its_bytes() {
+    pub(super) fn an_address_that_was_not_proved_gets_at_most_three_times_its_bytes() {
         let node = Node::start("");
         let said = bad(&node, "half-open", &["--count", "20"]);
         let [received, sent] = ["received_bytes", "sent_bytes"].map(|name| said[name].as_u64().unwrap());
@@ -287,7 +287,7 @@ mod stories {
         assert_eq!(node.count("quic_retries"), 0, "twenty are no load");
     }
 
-    pub fn many_handshakes_bring_retries_and_no_state() {
+    pub(super) fn many_handshakes_bring_retries_and_no_state() {
         let node =
             Node::start("handshake_timeout = \"5m\"\nhandshakes = 4096\n[limits.http3]\nretry_above = 8\n");
         let said = bad(&node, "half-open", &["--count", "200"]);
@@ -299,7 +299,7 @@ mod stories {
         assert!(received < sent, "a Retry is smaller than its cause: {said}");
     }
 
-    pub fn handshakes_that_do_not_end_over_quic_are_cut() {
+    pub(super) fn handshakes_that_do_not_end_over_quic_are_cut() {
         let node = Node::start("handshake_timeout = \"500ms\"\n[limits.http3]\nretry_above = 1000\n");
         let said = bad(&node, "half-open", &["--count", "50"]);
         node.wait_for("limit_handshake_timeout", 50);
@@ -315,7 +315,7 @@ mod stories {
         assert!(node.count("limit_handshakes") >= 16, "{said}");
     }
 
-    pub fn connections_over_quic_count_for_their_address() {
+    pub(super) fn connections_over_quic_count_for_their_address() {
         let node = Node::start("connections_per_address = 3");
         let get = |host: &str| {
             run(h3_command("get", node.https).args(["--local", host, "--timeout", "20"])).code == 0
@@ -338,7 +338,7 @@ mod stories {
         }
     }
 
-    pub fn after_a_storm_over_quic_nothing_is_left() {
+    pub(super) fn after_a_storm_over_quic_nothing_is_left() {
         let node = Node::start("handshake_timeout = \"1s\"\nidle_timeout = \"2s\"\n");
         let wrongs = ["half-open", "damaged-initials", "rapid-reset", "stream-flood", "mutations", "garbage"];
         let storm: Vec<_> =
