@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub mod datagrams;
 pub mod floods;
 pub mod neighbour;
 
@@ -125,6 +126,35 @@ impl Node {
     pub fn count(&self, name: &str) -> u64 {
         let status = status_of(self.admin).expect("the admin API answers");
         status["cores"][0]["numbers"][name].as_u64().expect("the status has this number")
+    }
+
+    /// The value of a line of `/metrics`, by its name without `berth_`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let mut wire = Wire::connect(self.admin);
+        wire.send(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .and_then(|()| wire.answer())
+            .ok()
+            .and_then(|answer| {
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                let value = |line: &str| line.strip_prefix("berth_")?.strip_prefix(name)?.trim().parse().ok();
+                text.lines().find_map(value)
+            })
+            .unwrap_or_else(|| panic!("the metrics have {name}"))
+    }
+
+    /// Waits until nothing of any client is left: no connection, no handshake, no place taken.
+    pub fn wait_for_nobody(&self) {
+        self.wait_for("connections_open", 0);
+        let began = Instant::now();
+        loop {
+            let left =
+                ["node_connections", "node_handshakes", "node_addresses"].map(|name| self.metric(name));
+            if left == [0, 0, 0] {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "connections, handshakes, addresses left: {left:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until a number is `expected`; that it stays there is for the caller to see.

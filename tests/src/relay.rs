@@ -8,7 +8,7 @@
 //!
 //! The node sees one address for each address of a client, as behind a NAT. [`Relay::rebind`] gives
 //! all clients new ones at once, as a NAT does that restarts: what the node still sends to the old
-//! ones is lost, and the clients know nothing of it.
+//! ones is lost, and the clients know nothing of it. [`Relay::redirect`] does so towards another node.
 //!
 //! What happens to the datagrams is decided by a `Line` for each way of each client, a pure core
 //! in `line`; here is only its shell: one thread that waits for sockets and for the next
@@ -56,6 +56,7 @@ pub struct Relay {
 /// What the thread is asked to do, and where it answers.
 enum Command {
     Rebind(Sender<usize>),
+    Redirect(SocketAddr, Sender<()>),
     Count(Sender<(Counts, Counts)>),
 }
 
@@ -80,6 +81,11 @@ impl Relay {
     /// Has the node see another port of every client from now on, and returns of how many.
     pub fn rebind(&self) -> usize {
         self.ask(Command::Rebind)
+    }
+
+    /// Sends all clients to another node of the same family from now on, from new ports.
+    pub fn redirect(&self, node: SocketAddr) {
+        self.ask(|answer| Command::Redirect(node, answer));
     }
 
     /// What happened to the datagrams of all clients.
@@ -134,6 +140,11 @@ impl Shell {
         loop {
             match self.inbox.try_recv() {
                 Ok(Command::Rebind(answer)) => drop(answer.send(self.rebind())),
+                Ok(Command::Redirect(node, answer)) => {
+                    self.node = node;
+                    self.rebind();
+                    let _ = answer.send(());
+                }
                 Ok(Command::Count(answer)) => drop(answer.send(self.count())),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
@@ -370,6 +381,17 @@ mod tests {
         let (after, answer) = exchange(&client, b"two");
         assert_ne!(before, after);
         assert_eq!(answer, b"two");
+    }
+
+    #[test]
+    fn a_redirection_leads_to_another_node() {
+        let (one, other) = (Echo::start("127.0.0.1:0").unwrap(), Echo::start("127.0.0.1:0").unwrap());
+        let relay = Relay::start(one.address, Faults::default()).unwrap();
+        let client = client(&relay);
+        exchange(&client, b"one");
+        drop(one);
+        relay.redirect(other.address);
+        assert_eq!(exchange(&client, b"two").1, b"two", "only the other one is there to answer");
     }
 
     #[test]

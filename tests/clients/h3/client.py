@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.buffer import Buffer
-from aioquic.h3.connection import H3_ALPN, H3Connection, Setting
+from aioquic.h3.connection import H3_ALPN, FrameType, H3Connection, Setting
 from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
@@ -42,7 +42,8 @@ SPARE_ID_PATIENCE = 20.0
 LINGER = 1.0
 """Seconds for which a client that migrated still listens where it was."""
 
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 Report = dict[str, Any]
 """What a command observed; it is printed as JSON."""
 Run = Callable[[argparse.Namespace], Awaitable[Report]]
@@ -204,6 +205,18 @@ class Quic(QuicConnection):
         super()._handle_path_challenge_frame(context, frame_type, buf)
 
 
+class Http(H3Connection):
+    """aioquic's HTTP/3, which reads GOAWAY and does not tell."""
+
+    goaway: int | None = None
+    """The first request stream that the server will not serve."""
+
+    def _handle_control_frame(self, frame_type: int, frame_data: bytes) -> None:
+        if frame_type == FrameType.GOAWAY:
+            self.goaway = Buffer(data=frame_data).pull_uint_var()
+        super()._handle_control_frame(frame_type, frame_data)
+
+
 class Ear(asyncio.DatagramProtocol):
     """A socket of a client, which may have several over time."""
 
@@ -225,7 +238,7 @@ class Client(QuicConnectionProtocol):
     def __init__(self, quic: Quic, address: tuple[Any, ...]) -> None:
         super().__init__(quic)
         self.address = address
-        self.http: H3Connection | None = None
+        self.http: Http | None = None
         self.handshake: events.HandshakeCompleted | None = None
         self.answers: dict[int, Answer] = {}
         self._progress = asyncio.Event()
@@ -305,9 +318,11 @@ class Client(QuicConnectionProtocol):
             self.send(answer, piece)
         self.send(answer, b"", ends=True)
 
-    async def fetch(self, method: str, path: str, pieces: Iterable[bytes] | None = None) -> Answer:
+    async def fetch(
+        self, method: str, path: str, pieces: Iterable[bytes] | None = None, more: Iterable[Header] = ()
+    ) -> Answer:
         """A whole request; returns when the answer has ended."""
-        answer = self.open(self.head(method, path), ends=pieces is None)
+        answer = self.open([*self.head(method, path), *more], ends=pieces is None)
         if pieces is not None:
             await self.send_body(answer, pieces)
         await self.until(lambda: answer.ended)
@@ -315,7 +330,7 @@ class Client(QuicConnectionProtocol):
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         if isinstance(event, events.ProtocolNegotiated) and event.alpn_protocol in H3_ALPN:
-            self.http = H3Connection(self.quic)
+            self.http = Http(self.quic)
         elif isinstance(event, events.HandshakeCompleted):
             self.handshake = event
         elif isinstance(event, events.StreamReset) and event.stream_id in self.answers:
@@ -387,6 +402,7 @@ class Client(QuicConnectionProtocol):
             "transport_parameters": parameters_as_json(self.quic.parameters),
             "settings": {setting_name(key): value for key, value in (settings or {}).items()},
             "path_challenges": self.quic.path_challenges,
+            "goaway": self.http.goaway if self.http else None,
         }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from websockets.frames import Frame
 from websockets.protocol import Event, Protocol, Side
 
-from client import Add, Answer, Client, Failure, Report, connect
+from client import Add, Answer, Client, Failure, Header, Report, connect
 
 PIECE = 1 << 14
 """Bytes of one DATA frame of a request."""
@@ -54,7 +54,7 @@ async def get(options: argparse.Namespace) -> Report:
         async def requests_one_by_one() -> None:
             for _ in left:
                 pieces = None if options.body is None else [options.body.encode()]
-                answers.append(await client.fetch(options.method, options.path, pieces))
+                answers.append(await client.fetch(options.method, options.path, pieces, options.header))
 
         await asyncio.gather(*(requests_one_by_one() for _ in range(options.streams)))
         headers = {name.decode(): value.decode() for name, value in answers[0].headers}
@@ -152,12 +152,19 @@ async def websocket(options: argparse.Namespace) -> Report:
     return report
 
 
+def field(text: str) -> Header:
+    """`NAME:VALUE` as a header field."""
+    name, _, value = text.partition(":")
+    return name.encode(), value.encode()
+
+
 def add_commands(add: Add) -> None:
     """The commands of this file with their options."""
     command = add("get", get)
     command.add_argument("--path", default="/")
     command.add_argument("--method", default="GET")
     command.add_argument("--body", help="the body of each request")
+    command.add_argument("--header", action="append", default=[], type=field, metavar="NAME:VALUE")
     command.add_argument("--count", type=int, default=1, help="how many requests")
     command.add_argument("--streams", type=int, default=1, help="how many at a time")
     command = add("echo", echo)

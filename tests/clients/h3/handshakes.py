@@ -5,12 +5,13 @@ import asyncio
 import os
 import pickle
 import socket
+from collections import Counter
 from pathlib import Path
 
 from aioquic.buffer import Buffer
 from aioquic.quic.packet import QuicHeader, QuicPacketType, pull_quic_header
 
-from client import Add, Client, Failure, Memory, Report, connect, parse_target
+from client import Add, Client, ConnectionLost, End, Failure, Memory, Report, connect, parse_target
 from fetching import dial
 
 TICKET_PATIENCE = 5.0
@@ -133,6 +134,39 @@ async def datagram(options: argparse.Namespace) -> Report:
     }
 
 
+async def ping_forever(client: Client, pause: float) -> None:
+    """Has the server hear of the client again and again."""
+    while True:
+        await asyncio.sleep(pause)
+        client.quic.send_ping(0)
+        client.transmit()
+
+
+async def one_that_stays(options: argparse.Namespace) -> tuple[End, int | None]:
+    """One connection from its first request to its end, and the GOAWAY before it."""
+    client = pings = None
+    try:
+        async with dial(options) as client:
+            if options.ping:
+                pings = asyncio.create_task(ping_forever(client, options.ping))
+            await client.fetch("GET", options.path)
+            while True:
+                await client.until(lambda: False)
+    except ConnectionLost as lost:
+        return lost.end, client.http.goaway if client and client.http else None
+    finally:
+        if pings is not None:
+            pings.cancel()
+
+
+async def stay(options: argparse.Namespace) -> Report:
+    """Sends a request on each of --connections, stays, and tells how they ended."""
+    ends = await asyncio.gather(*(one_that_stays(options) for _ in range(options.connections)))
+    kinds = Counter((end.by.value, end.code, end.reason, goaway) for end, goaway in ends)
+    names = ("by", "code", "reason", "goaway")
+    return {"ends": [{**dict(zip(names, kind, strict=True)), "count": n} for kind, n in kinds.most_common()]}
+
+
 def add_commands(add: Add) -> None:
     """The commands of this file with their options."""
     command = add("resume", resume)
@@ -149,3 +183,9 @@ def add_commands(add: Add) -> None:
     command.add_argument("--size", type=int, default=1200, help="of the datagram; below 1200 none answers")
     command.add_argument("--patience", type=float, default=3, metavar="SECONDS", help="for the answer")
     add("datagram", datagram)
+    command = add("stay", stay)
+    command.add_argument("--path", default="/")
+    command.add_argument("--connections", type=int, default=1)
+    command.add_argument(
+        "--ping", type=float, metavar="SECONDS", help="between two PING frames; without, none"
+    )

@@ -84,8 +84,8 @@ def instead_of_settings(data: bytes) -> Deed:
 
 
 def with_fields(*fields: tuple[bytes, bytes]) -> Deed:
-    """A request with these fields in addition."""
-    return on_request(lambda client: client.request(more=fields), ends=True)
+    """A request with these fields in addition, for a route that reads its body."""
+    return on_request(lambda client: client.request("/echo", fields), ends=True)
 
 
 # Much of something, by --bytes and --count.

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::datagrams::{Datagrams, socket};
 use super::{
     CANCEL, CONTINUATION, HEADERS, Node, PING, PREFACE, RST_STREAM, SETTINGS, client_hello, field, frame,
     get, request_block,
@@ -42,11 +43,17 @@ pub enum Flood {
     Handshakes,
     /// Connections that are closed again.
     Connects,
+    /// QUIC: first packets of clients that are never heard again.
+    Initials,
+    /// QUIC: packets of connections that do not exist.
+    Strays,
+    /// Datagrams that are no QUIC.
+    Noise,
 }
 
 impl Flood {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Garbage,
         Self::Requests,
         Self::Pipelined,
@@ -60,6 +67,9 @@ impl Flood {
         Self::Downloads,
         Self::Handshakes,
         Self::Connects,
+        Self::Initials,
+        Self::Strays,
+        Self::Noise,
     ];
 
     /// Attacks until told to stop; says how many rounds that were.
@@ -124,6 +134,9 @@ impl Flood {
                     rounds += volley(node.http, 64, b"");
                 }
             }
+            Self::Initials => rounds = rain(node.https, Datagrams::initial, &going),
+            Self::Strays => rounds = rain(node.https, Datagrams::stray, &going),
+            Self::Noise => rounds = rain(node.https, Datagrams::noise, &going),
         }
         rounds
     }
@@ -280,4 +293,18 @@ fn volley(to: SocketAddr, count: usize, bytes: &[u8]) -> u64 {
         }
     }
     1
+}
+
+/// Datagrams, each a new one.
+fn rain(to: SocketAddr, datagram: fn(&mut Datagrams) -> Vec<u8>, going: &dyn Fn() -> bool) -> u64 {
+    let (socket, mut datagrams) = (socket(to), Datagrams::new(1));
+    let mut rounds = 0;
+    while going() {
+        rounds += 1;
+        for _ in 0..16 {
+            // An error tells of an earlier datagram.
+            let _ = socket.send(&datagram(&mut datagrams));
+        }
+    }
+    rounds
 }

@@ -9,8 +9,11 @@ mod commands;
 mod hops;
 mod http1;
 mod http2;
+mod http3;
 mod kernel;
 mod life;
+mod quic;
+mod quic_life;
 mod soak;
 mod tls;
 mod websocket;
@@ -24,7 +27,9 @@ fn common() -> String {
         ("/", r#"respond = { body = "hello\n", headers = { content-type = "text/plain" } }"#),
         ("/nothing", "respond = { status = 204 }"),
         ("/echo", "echo = {}"),
+        ("/stream/256KiB", r#"stream = { bytes = "256KiB" }"#),
         ("/stream/1MiB", r#"stream = { bytes = "1MiB" }"#),
+        ("/stream/20MiB", r#"stream = { bytes = "20MiB" }"#),
         ("/stream/100MiB", r#"stream = { bytes = "100MiB" }"#),
         ("/delay/2s", r#"delay = { time = "2s", body = "late\n" }"#),
         ("/delay/5m", r#"delay = { time = "5m", body = "never\n" }"#),
