@@ -5,6 +5,7 @@
 mod addresses;
 mod bodies;
 mod browser;
+mod browser_http3;
 mod commands;
 mod hops;
 mod http1;
