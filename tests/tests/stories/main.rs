@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 mod kernel;
 mod life;
+mod s2n;
 mod soak;
 mod tls;
 mod websocket;
