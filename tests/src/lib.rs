@@ -1,13 +1,15 @@
 //! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
 //! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
-//! and [`relay`] the bad network before it. The stories are in `tests/`.
+//! [`s2n`] another, and [`relay`] the bad network before it. The stories are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod aioquic;
 pub mod attack;
 pub mod clients;
+pub mod http3;
 pub mod node;
 pub mod relay;
+pub mod s2n;
 mod skip;
 
 pub use skip::skip;

@@ -6,8 +6,8 @@
 
 use std::process::Command;
 
-use berth_tests::clients::run;
-use berth_tests::node::{Driver, Plan, route};
+use berth_tests::clients::{Outcome, run};
+use berth_tests::node::{Driver, Node, Plan, route};
 use berth_tests::on_both_drivers;
 
 use crate::common;
@@ -32,26 +32,33 @@ socket.onclose = (event) => fetched.then(bytes =>
 "#;
 
 fn a_page_with_its_parts_and_a_websocket(driver: Driver) {
-    let served = |path: &str, kind: &str, body: &str| {
-        let action =
-            format!("respond = {{ body = '''{body}''', headers = {{ content-type = \"{kind}\" }} }}");
-        route(path, &action)
-    };
     let text = common()
         + &served("/page", "text/html; charset=utf-8", PAGE)
         + &served("/script.js", "text/javascript", SCRIPT)
         + &served("/style.css", "text/css", "#said { color: rgb(1, 2, 3) }");
     let node = Plan::new(driver, text).start();
-    let profile = format!("--user-data-dir={}", node.folder().join("profile").display());
-    let said = run(Command::new("chromium")
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--disable-dev-shm-usage", "--no-proxy-server", "--ignore-certificate-errors", &profile])
-        .args(["--timeout=100000", "--dump-dom", &node.https("/page")])
-        .env("HOME", node.folder()));
+    let said = visit(&node, &["--disable-quic", "--ignore-certificate-errors"], &node.https("/page"));
     let wanted = "first 300000 last 1000 true 1048576 rgb(1, 2, 3)";
     assert!(said.stdout.contains(&format!(">{wanted}<")), "{}", said.all());
     assert_eq!(node.number("websockets"), 1);
     assert_eq!(node.number("http1_connections"), 0, "the WebSocket came over HTTP/2 as well");
     node.finish();
+}
+
+/// A route that serves a file of a page.
+pub(crate) fn served(path: &str, kind: &str, body: &str) -> String {
+    route(path, &format!("respond = {{ body = '''{body}''', headers = {{ content-type = \"{kind}\" }} }}"))
+}
+
+/// Has Chromium load a page and print it. What it remembers is in the node's folder: the next visit
+/// of the same story knows it.
+pub(crate) fn visit(node: &Node, flags: &[&str], url: &str) -> Outcome {
+    let profile = format!("--user-data-dir={}", node.folder().join("profile").display());
+    run(Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"])
+        .args(["--disable-background-networking", "--disable-component-update"])
+        .args(["--disable-dev-shm-usage", "--no-proxy-server", &profile])
+        .args(flags)
+        .args(["--timeout=100000", "--dump-dom", url])
+        .env("HOME", node.folder()))
 }

@@ -5,6 +5,7 @@
 mod addresses;
 mod bodies;
 mod browser;
+mod browser_http3;
 mod commands;
 mod hops;
 mod http1;
@@ -14,6 +15,7 @@ mod kernel;
 mod life;
 mod quic;
 mod quic_life;
+mod s2n;
 mod soak;
 mod tls;
 mod websocket;
