@@ -356,19 +356,25 @@ async fn serve(start: CoreStart, started: Started) {
             )
         }
     });
+    let mut opened_endpoints = Vec::new();
     for (listener, (sockets, plan)) in (0..).zip(start.doors) {
         let door = Door { tls: plan.tls, proxy_from: plan.proxy_from };
         let opened = open_door(sockets, door, &house, |socket| {
             endpoints.as_ref().map(|endpoints| endpoints(socket, listener)).transpose()
         });
-        if let Err(error) = opened {
-            let _ = started.send(Err(error));
-            return;
+        match opened {
+            Ok(endpoint) => opened_endpoints.extend(endpoint),
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
         }
     }
     let _ = started.send(Ok(()));
     drop(started);
     see_out(start.phase, &drain, start.drain).await;
+    opened_endpoints.iter().for_each(|endpoint: &Rc<quic::Endpoint>| endpoint.cut_all());
+    berth_runtime::yield_now().await; // What they said goes out with the turn.
 }
 
 /// The payers of strangers: accepting and sorting is billed apart from the core's own work, since they cause it.
@@ -381,15 +387,15 @@ fn open_door<S: Service>(
     door: Door,
     house: &Rc<House<S>>,
     endpoint: impl Fn(OwnedFd) -> io::Result<Option<Rc<quic::Endpoint>>>,
-) -> io::Result<()> {
+) -> io::Result<Option<Rc<quic::Endpoint>>> {
     let listener = TcpListener::adopt(sockets.stream)?;
     spawn_for(ACCEPTING, listener::run(listener, Rc::new(door), Rc::clone(house)));
-    if let Some(socket) = sockets.datagrams
-        && let Some(endpoint) = endpoint(socket)?
-    {
-        spawn_for(SORTING, endpoint.run());
+    let Some(socket) = sockets.datagrams else { return Ok(None) };
+    let endpoint = endpoint(socket)?;
+    if let Some(endpoint) = &endpoint {
+        spawn_for(SORTING, Rc::clone(endpoint).run());
     }
-    Ok(())
+    Ok(endpoint)
 }
 
 /// What the QUIC endpoints of a core need of it.

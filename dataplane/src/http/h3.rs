@@ -71,11 +71,11 @@ pub async fn serve<S: Service>(
             Next::Idle if streams.count.get() > 0 => {}
             Next::Idle => {
                 core.numbers.limit_idle_timeout.add(1);
-                let _ = requests.shutdown(0).await;
+                say_goaway(&mut requests).await;
                 break;
             }
             Next::Drain => {
-                let _ = requests.shutdown(0).await;
+                say_goaway(&mut requests).await;
                 // Streams that crossed the GOAWAY are refused by the library; those that run may end.
                 while let Some(Ok(Some(resolver))) = streams.unless_none(requests.accept()).await {
                     begin(stream(resolver)).await;
@@ -86,6 +86,12 @@ pub async fn serve<S: Service>(
         }
     }
     handle.settled(LAST_WORDS).await;
+}
+
+/// Sends a GOAWAY, and lets it go before anything else: the end of the connection would take it along.
+async fn say_goaway(requests: &mut Requests) {
+    let _ = requests.shutdown(0).await;
+    berth_runtime::yield_now().await;
 }
 
 /// What a connection does next.

@@ -416,6 +416,12 @@ impl Endpoint {
         links[handle.0] = Some(link);
     }
 
+    /// Tells the clients of all connections that it is over: the node ends, and their tasks with it.
+    pub fn cut_all(&self) {
+        let links: Vec<_> = self.links.borrow().iter().flatten().cloned().collect();
+        links.iter().for_each(|link| link.cut());
+    }
+
     /// A connection is over.
     pub(super) fn remove(&self, handle: ConnectionHandle) {
         let link = self.links.borrow_mut().get_mut(handle.0).and_then(Option::take);

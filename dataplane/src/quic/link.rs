@@ -175,6 +175,17 @@ impl Link {
         self.wake();
     }
 
+    /// Ends the connection at once: the next train of it is its last.
+    pub(super) fn cut(&self) {
+        self.close(NO_ERROR, b"");
+        let now = berth_runtime::now();
+        while let Some(last) = self.with(|state| self.endpoint.next_outgoing(&mut state.machine, now)) {
+            if self.endpoint.send(last).is_some() {
+                return; // The socket is full, and the client will find out by itself.
+            }
+        }
+    }
+
     /// Counts a request stream that the client reset; too many of them end the connection.
     pub(super) fn count_reset(&self) {
         let now = berth_runtime::now();
@@ -265,6 +276,8 @@ pub(super) struct Driver {
     unsent: Option<Outgoing>,
     /// Since when sending is held back.
     held: Option<Instant>,
+    /// When the client is to be shown that a request of its is still in hand.
+    next_ping: Instant,
     /// The connection's place in the node, for as long as it serves.
     admission: Option<Admission>,
 }
@@ -278,17 +291,22 @@ enum Stage {
     Serving(Serving),
     /// Nothing is served any more; the state machine says its last words.
     Ending,
+    /// Without last words.
+    Over,
 }
 
 impl Driver {
     pub(super) fn new(link: Rc<Link>, admission: Admission, handshake: Handshake) -> Self {
-        let until = berth_runtime::now() + link.endpoint.shared.limits.handshake_timeout;
+        let now = berth_runtime::now();
+        let limits = &link.endpoint.shared.limits;
+        let (until, next_ping) = (now + limits.handshake_timeout, now + limits.idle_timeout / 2);
         Self {
             link,
             deadline: Deadline::new(),
             stage: Stage::Shaking { _place: handshake, until },
             unsent: None,
             held: None,
+            next_ping,
             admission: Some(admission),
         }
     }
@@ -317,7 +335,8 @@ impl Driver {
         (0..news.stopped).for_each(|_| self.link.count_reset());
         self.move_on(now, news);
         self.serve(cx);
-        if self.link.with(|state| state.machine.is_drained()) {
+        self.keep_alive(now);
+        if matches!(self.stage, Stage::Over) || self.link.with(|state| state.machine.is_drained()) {
             return Poll::Ready(());
         }
         if self.holds_back(now) {
@@ -359,9 +378,9 @@ impl Driver {
             && now >= until
             && news.lost.is_none()
         {
+            // In silence: an address that was not proved gets no more than it has got.
             shared.numbers.limit_handshake_timeout.add(1);
-            self.link.close(NO_ERROR, b"handshake too slow");
-            self.stage = Stage::Ending;
+            self.stage = Stage::Over;
         }
         if let Some(reason) = news.lost {
             tracing::debug!(%reason, "quic.ended");
@@ -383,6 +402,20 @@ impl Driver {
             self.stage = Stage::Ending;
             self.link.close(NO_ERROR, b"");
         }
+    }
+
+    /// The idle time of QUIC is that of packets. A handler may take longer than that, and its client need not be silent
+    /// for want of anything to say: so a connection with a request in hand pings.
+    fn keep_alive(&mut self, now: Instant) {
+        if now < self.next_ping {
+            return;
+        }
+        self.next_ping = now + self.link.endpoint.shared.limits.idle_timeout / 2;
+        self.link.with(|state| {
+            if state.machine.streams().remote_open_streams(Dir::Bi) > 0 {
+                state.machine.ping();
+            }
+        });
     }
 
     /// Whether the next turn sends instead of this one: the time of this one is over, and more answers may follow.
@@ -427,7 +460,8 @@ impl Driver {
             Stage::Shaking { until, .. } => Some(until),
             _ => None,
         };
-        match timer.into_iter().chain(handshake).min() {
+        let ping = timer.map(|_| self.next_ping); // A connection that is over has no timers.
+        match timer.into_iter().chain(handshake).chain(ping).min() {
             Some(at) if at <= now => return true,
             Some(at) => self.deadline.set_at(at),
             None => self.deadline.clear(),

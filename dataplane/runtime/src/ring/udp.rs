@@ -26,8 +26,9 @@ use crate::net::Transmit;
 
 /// A GRO train of 64 KiB, its address and control messages, in whole pages.
 const DATAGRAM_BUFFER: usize = 68 * 1024;
-/// Trains that wait for the reader: at 64 KiB each this is 4 MiB, a generous socket buffer.
-const QUEUE_MAX: usize = 64;
+/// Trains that wait for the reader: from many peers each is one datagram, and a burst of first packets is that long.
+/// At 64 KiB each this would be 16 MiB.
+const QUEUE_MAX: usize = 256;
 /// Sends in flight per socket; each holds at most a train of 64 KiB.
 const SENDING_MAX: usize = 64;
 
