@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use berth_tests::aioquic::{h3, h3_command, report};
-use berth_tests::clients::{curl, run};
-use berth_tests::node::{Driver, HTTP, HTTPS, Node, Plan, route, wait_until};
+use berth_tests::aioquic::h3;
+use berth_tests::clients::curl;
+use berth_tests::node::{Driver, HTTP, HTTPS, Node, Plan, at_full_scale, route, wait_until};
 use berth_tests::on_both_drivers;
 
 use crate::common;
 
 on_both_drivers!(["aioquic"]; a_handshake_agrees_on_h3_and_nothing_that_is_not_offered,
     heads_statuses_and_refusals_are_those_of_the_other_versions,
-    a_hundred_requests_share_a_connection_twenty_at_a_time, bodies_of_20_mb_cost_no_memory);
+    a_hundred_requests_share_a_connection_twenty_at_a_time, large_bodies_cost_no_memory);
 on_both_drivers!(["aioquic", "curl"]; the_other_versions_tell_of_http_3, without_http_3_nobody_tells_of_it);
 on_both_drivers!(["aioquic", "curl", "ipv6"]; both_families_are_served_and_the_log_names_the_client);
 on_both_drivers!(["aioquic", "two cpus"]; a_request_over_http_3_hops_to_the_core_of_its_route);
@@ -45,7 +45,8 @@ fn a_handshake_agrees_on_h3_and_nothing_that_is_not_offered(driver: Driver) {
     assert_eq!(said["headers"]["content-length"], "6", "{said}");
     // Datagrams have no use here, and are not offered (ADR 0007).
     let said = h3::<&str>("datagram", node.listener(1), &[]);
-    assert_eq!(said, json!({ "max_datagram_frame_size": null, "h3_datagram": null }));
+    assert_eq!(said["max_datagram_frame_size"], Value::Null, "{said}");
+    assert_ne!(said["h3_datagram"], 1, "{said}");
     for (name, count) in
         [("quic_handshakes", 2), ("quic_connections", 2), ("http3_connections", 2), ("requests_http3", 1)]
     {
@@ -87,12 +88,11 @@ fn heads_statuses_and_refusals_are_those_of_the_other_versions(driver: Driver) {
     let body = "b".repeat(1025);
     // Huffman coding makes 1,000 bytes of the value: more than allowed when decoded, less as sent.
     let header = format!("x-long:{}", "a".repeat(1600));
-    let table: [(&[&str], u16, Option<u64>); 7] = [
+    let table: [(&[&str], u16, Option<u64>); 6] = [
         (&["--path", "/nothing"], 204, Some(0)),
         (&["--method", "HEAD"], 200, Some(0)),
         (&["--method", "POST", "--path", "/echo", "--body", &body[1..]], 200, Some(1024)),
         (&["--path", "/lost"], 404, None),
-        (&["--method", "DELETE"], 405, None),
         (
             &["--method", "POST", "--path", "/echo", "--body", &body, "--header", "content-length:1025"],
             413,
@@ -129,17 +129,24 @@ fn a_hundred_requests_share_a_connection_twenty_at_a_time(driver: Driver) {
 
 /// What the node may keep of a body, with the growth of its pools: far below the bodies. A connection holds a MiB of
 /// flow control one way, and a MiB of replies that are not acknowledged the other way.
-const GROWTH_MAX: u64 = 10 << 20;
+const GROWTH_MAX: u64 = 6 << 20;
 
-fn bodies_of_20_mb_cost_no_memory(driver: Driver) {
-    let node = Plan::new(driver, common()).start();
-    let (said, growth) = node.memory_growth(|| get(&node, &["--path", "/stream/20MiB"]));
-    assert_eq!(only_answer(&said)["length"], 20 << 20, "{said}");
-    assert!(growth < GROWTH_MAX, "a download of 20 MiB: the node grew by {growth} bytes");
+/// Bytes of a body: at full scale 20 MiB. aioquic, which is Python, moves some MB in a second of a CPU of its own.
+fn large() -> u64 {
+    if at_full_scale() { 20 << 20 } else { 8 << 20 }
+}
+
+fn large_bodies_cost_no_memory(driver: Driver) {
+    let large = large();
+    let stream = route("/stream/large", &format!("stream = {{ bytes = \"{}MiB\" }}", large >> 20));
+    let node = Plan::new(driver, common() + &stream).start();
+    let (said, growth) = node.memory_growth(|| get(&node, &["--path", "/stream/large"]));
+    assert_eq!(only_answer(&said)["length"], large, "{said}");
+    assert!(growth < GROWTH_MAX, "a download of {large} bytes: the node grew by {growth} bytes");
     let (said, growth) =
-        node.memory_growth(|| h3("echo", node.listener(1), &["--bytes", &20_000_000.to_string()]));
-    assert_eq!((&said["status"], &said["length"]), (&json!(200), &json!(20_000_000)), "{said}");
-    assert!(growth < GROWTH_MAX, "an echo of 20 MB: the node grew by {growth} bytes");
+        node.memory_growth(|| h3("echo", node.listener(1), &["--bytes", &large.to_string()]));
+    assert_eq!((&said["status"], &said["length"]), (&json!(200), &json!(large)), "{said}");
+    assert!(growth < GROWTH_MAX, "an echo of {large} bytes: the node grew by {growth} bytes");
     node.finish();
 }
 
@@ -171,9 +178,6 @@ fn a_request_over_http_3_hops_to_the_core_of_its_route(driver: Driver) {
         assert_eq!(said["headers"]["x-core"], core, "{said}");
         assert_eq!(only_answer(&said)["count"], 50, "{said}");
     }
-    let both =
-        run(h3_command("get", node.listener(1)).args(["--path", "/on/0", "--method", "POST", "--body", "b"]));
-    assert_eq!(report(&both)["answers"][0]["status"], 405, "{}", both.all());
     assert_eq!(node.number("hops_out"), node.number("hops_in"));
     assert_eq!((node.number("hops_shed"), node.number("replies_5xx")), (0, 0));
     node.finish();

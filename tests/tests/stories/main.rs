@@ -31,7 +31,7 @@ fn common() -> String {
         ("/echo", "echo = {}"),
         ("/stream/256KiB", r#"stream = { bytes = "256KiB" }"#),
         ("/stream/1MiB", r#"stream = { bytes = "1MiB" }"#),
-        ("/stream/20MiB", r#"stream = { bytes = "20MiB" }"#),
+        ("/stream/4MiB", r#"stream = { bytes = "4MiB" }"#),
         ("/stream/100MiB", r#"stream = { bytes = "100MiB" }"#),
         ("/delay/2s", r#"delay = { time = "2s", body = "late\n" }"#),
         ("/delay/5m", r#"delay = { time = "5m", body = "never\n" }"#),
