@@ -34,6 +34,8 @@ type Requests = h3::server::Connection<Connection, Bytes>;
 const PIECE: usize = 16 * 1024;
 /// How long the last replies of a connection may take to be acknowledged before it closes.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// Longer than a connection holds back what it has to send.
+const FLUSH: Duration = Duration::from_millis(2);
 /// What the access log says of a request whose client went away before the reply, as others do.
 const CLIENT_CLOSED: u16 = 499;
 
@@ -90,8 +92,10 @@ pub async fn serve<S: Service>(
 
 /// Sends a GOAWAY, and lets it go before anything else: the end of the connection would take it along.
 async fn say_goaway(requests: &mut Requests) {
-    let _ = requests.shutdown(0).await;
-    berth_runtime::yield_now().await;
+    if let Err(error) = requests.shutdown(0).await {
+        tracing::debug!(%error, "http3.goaway");
+    }
+    berth_runtime::sleep(FLUSH).await;
 }
 
 /// What a connection does next.

@@ -60,7 +60,7 @@ fn a_handshake_agrees_on_h3_and_nothing_that_is_not_offered(driver: Driver) {
 fn the_other_versions_tell_of_http_3(driver: Driver) {
     let node = Plan::new(driver, common()).start();
     let expected = format!("h3=\":{}\"; ma=86400", node.listener(1).port());
-    assert_eq!(get(&node, &[])["alt_svc"], expected.as_str());
+    assert_eq!(get(&node, &[])["alt_svc"], Value::Null, "who speaks HTTP/3 needs not be told");
     for version in ["--http1.1", "--http2"] {
         let said = curl(&["--insecure", "--include", version, &node.https("/")]).ok();
         assert!(said.contains(&format!("alt-svc: {expected}\r\n")), "{version}: {said}");
@@ -88,9 +88,8 @@ fn heads_statuses_and_refusals_are_those_of_the_other_versions(driver: Driver) {
     let body = "b".repeat(1025);
     // Huffman coding makes 1,000 bytes of the value: more than allowed when decoded, less as sent.
     let header = format!("x-long:{}", "a".repeat(1600));
-    let table: [(&[&str], u16, Option<u64>); 6] = [
+    let table: [(&[&str], u16, Option<u64>); 5] = [
         (&["--path", "/nothing"], 204, Some(0)),
-        (&["--method", "HEAD"], 200, Some(0)),
         (&["--method", "POST", "--path", "/echo", "--body", &body[1..]], 200, Some(1024)),
         (&["--path", "/lost"], 404, None),
         (
@@ -108,7 +107,6 @@ fn heads_statuses_and_refusals_are_those_of_the_other_versions(driver: Driver) {
             assert_eq!(answer["length"], length, "{options:?}: {said}");
         }
     }
-    assert_eq!(get(&node, &["--method", "HEAD"])["headers"]["content-length"], "6", "as GET would have it");
     assert_eq!((node.number("limit_body_bytes"), node.number("limit_header_bytes")), (1, 1));
     node.finish();
 }
@@ -158,7 +156,6 @@ fn both_families_are_served_and_the_log_names_the_client(driver: Driver) {
     for index in [0, 1] {
         let said = h3::<&str>("get", node.listener(index), &[]);
         assert_eq!(only_answer(&said)["length"], 6, "{said}");
-        assert_eq!(said["alt_svc"], format!("h3=\":{}\"; ma=86400", node.listener(index).port()).as_str());
     }
     wait_until("two lines", || node.access_log().len() == 2);
     let lines = node.access_log();
