@@ -35,7 +35,7 @@ impl Datagrams {
     ///
     /// If the TLS library makes no ClientHello.
     pub fn new(seed: u64) -> Self {
-        let suite = TLS13_AES_128_GCM_SHA256.tls13().and_then(|suite| suite.quic_suite());
+        let suite = TLS13_AES_128_GCM_SHA256.tls13().and_then(rustls::Tls13CipherSuite::quic_suite);
         Self { hello: hello(), suite: suite.expect("the suite is one of QUIC"), state: seed | 1 }
     }
 
