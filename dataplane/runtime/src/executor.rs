@@ -424,7 +424,7 @@ mod tests {
     fn a_task_that_asks_is_told_to_yield_and_a_new_turn_is_a_new_budget() {
         on_a_core(async {
             let task = spawn_scoped(async {
-                work(QUANTUM);
+                work(TURN);
                 let out = out_of_budget();
                 yield_now().await;
                 (out, YIELD_AT.get().is_some_and(|at| at > Instant::now() - QUANTUM))

@@ -441,7 +441,7 @@ fn unknown_keys_are_told_with_what_was_meant() {
     let expected = [
         ("listen[0].protocl", "is unknown; did you mean listen[0].protocol?"),
         ("limit", "is unknown; did you mean limits?"),
-        ("limits.http4", "is unknown; did you mean limits.http2?"),
+        ("limits.htp2", "is unknown; did you mean limits.http2?"),
         ("node.header_bytes", "is unknown; did you mean limits.header_bytes?"),
         ("node.xyz", "is unknown"),
     ];
