@@ -393,7 +393,7 @@ mod tests {
                 let order = Rc::clone(&seen);
                 spawn_for(Payer(payer), async move {
                     assert!(!out_of_budget());
-                    bill(QUANTUM);
+                    bill(TURN);
                     assert!(out_of_budget());
                     order.borrow_mut().push(payer);
                 });

@@ -434,7 +434,7 @@ fn a_key_that_is_there_twice_is_a_mistake() {
 #[test]
 fn unknown_keys_are_told_with_what_was_meant() {
     let text =
-        format!("{SHORTEST}protocl = \"http\"\n[limit]\n[limits.http3]\n[node]\nheader_bytes = 5\nxyz = 1\n");
+        format!("{SHORTEST}protocl = \"http\"\n[limit]\n[limits.htp2]\n[node]\nheader_bytes = 5\nxyz = 1\n");
     let mistakes = Config::parse(&text).unwrap_err();
     let told: Vec<(&str, &str)> =
         mistakes.kept().iter().map(|one| (one.path.as_str(), one.problem.as_str())).collect();
