@@ -168,7 +168,7 @@ fn run<T>(core: &CoreContext, remote: &Arc<Remote>, main: impl Future<Output = T
         {
             return output;
         }
-        core.executor.run_ready();
+        core.executor.run_ready(|| core.driver.submit());
         core.timers.borrow_mut().expire(core.now(), &mut expired);
         expired.drain(..).for_each(Waker::wake);
         let more = with_inbox(core, |inbox| {

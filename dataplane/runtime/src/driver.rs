@@ -88,6 +88,14 @@ impl Driver {
         }
     }
 
+    /// Lets the kernel begin what it was given, without a look at what it has done.
+    pub(crate) fn submit(&self) {
+        match self {
+            Driver::Uring(ring) => ring.submit(),
+            Driver::Epoll(_) => {} // Its sockets are written at once.
+        }
+    }
+
     pub(crate) fn message_ring(&self, target: RawFd) -> bool {
         match self {
             Driver::Uring(ring) => ring.message(target),

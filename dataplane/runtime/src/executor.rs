@@ -9,11 +9,14 @@
 //!
 //! Each task has a [`Payer`]: who has its CPU time on the bill, such as a client's address. Each payer
 //! has a ready queue of its own, and those with ready tasks take turns of one [`QUANTUM`]. So whoever
-//! has a thousand connections, or work that is dear to us, waits behind its own tasks; somebody else
-//! waits for one quantum for each payer that is busy now. A task that has much to do asks
+//! has a thousand connections, or work that is dear to us, waits behind its own tasks. Who was not
+//! busy lately comes before those who were, for one quantum (the queues of fq_codel, RFC 8290), and
+//! what it has to send goes out before they go on: so a client that asks now and then waits for what
+//! runs already, and not for each payer that is busy. A task that has much to do asks
 //! [`out_of_budget`] in its loop and yields; how far it overshoots bounds how long others wait.
 //! What the kernel will do for a task when the core enters it next takes time as well: the sockets
-//! put an estimate on the same bill ([`bill`]).
+//! put an estimate on the same bill ([`bill`]), and those of a payer with many tasks have nothing done
+//! for them before the task that wants it had its turn ([`is_of_a_crowd`]).
 //!
 //! Panics: a task that panics ends alone. Its future is dropped (a connection's future closes its
 //! socket), the panic is counted and logged, and the core goes on.
@@ -42,6 +45,10 @@ const QUANTUM: Duration = Duration::from_micros(50);
 /// microseconds.
 const TURN: Duration = Duration::from_micros(100);
 
+/// So many tasks of one payer are a crowd, if there are others: what the kernel does for all of them at once takes
+/// several quanta.
+const CROWD_MIN: usize = 64;
+
 /// Who has the CPU time of a task on the bill: tasks of the same payer wait for each other, those of
 /// others take turns with them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,6 +71,8 @@ thread_local! {
     static BILLED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// The payer of the task that runs now, whose children have the same.
     static PAYER: Cell<Payer> = const { Cell::new(Payer::CORE) };
+    /// Whether it has a crowd of tasks.
+    static CROWD: Cell<bool> = const { Cell::new(false) };
 }
 
 type Queue = RefCell<Ready>;
@@ -76,25 +85,48 @@ pub type Task<T> = async_task::Task<T, usize>;
 struct Ready {
     accounts: Slab<Account>,
     places: HashMap<Payer, usize>,
-    /// The accounts with ready tasks. The first has its turn.
+    /// Accounts that were not busy lately. They come first, for one quantum each.
+    fresh: VecDeque<usize>,
+    /// Accounts that take turns. One without ready tasks stays until its turn, so that it is fresh no earlier.
     rotation: VecDeque<usize>,
+    /// The account whose task runs, which stays first in its list meanwhile.
+    current: Option<usize>,
+    /// Accounts with ready tasks.
+    busy: usize,
     len: usize,
 }
 
 struct Account {
     payer: Payer,
     ready: VecDeque<Runnable>,
-    /// Tasks that are alive; with the last one the account ends.
+    /// Tasks that are alive; with the last one the account ends, once it is in no list.
     tasks: usize,
     /// What the current turn has used of its quantum.
     used: Duration,
+    listed: Option<List>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Fresh,
+    Rotation,
+}
+
+/// Who is left after a task has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// The last fresh account is done, and others are busy.
+    OnlyBusy,
+    /// Anything else.
+    Any,
 }
 
 impl Ready {
     fn open(&mut self, payer: Payer) -> usize {
         let accounts = &mut self.accounts;
         let place = *self.places.entry(payer).or_insert_with(|| {
-            accounts.insert(Account { payer, ready: VecDeque::new(), tasks: 0, used: Duration::ZERO })
+            let (ready, used) = (VecDeque::new(), Duration::ZERO);
+            accounts.insert(Account { payer, ready, tasks: 0, used, listed: None })
         });
         self.accounts[place].tasks += 1;
         place
@@ -102,9 +134,13 @@ impl Ready {
 
     /// A task of this account is gone, and was not ready.
     fn close(&mut self, place: usize) {
-        let account = &mut self.accounts[place];
-        account.tasks -= 1;
-        if account.tasks == 0 && account.ready.is_empty() {
+        self.accounts[place].tasks -= 1;
+        self.forget_if_over(place);
+    }
+
+    fn forget_if_over(&mut self, place: usize) {
+        let account = &self.accounts[place];
+        if account.tasks == 0 && account.ready.is_empty() && account.listed.is_none() {
             self.places.remove(&account.payer);
             self.accounts.remove(place);
         }
@@ -113,43 +149,79 @@ impl Ready {
     fn push(&mut self, runnable: Runnable) {
         let place = *runnable.metadata();
         let account = &mut self.accounts[place];
-        // While its last ready task runs an account is still first in the rotation.
-        if account.ready.is_empty() && self.rotation.front() != Some(&place) {
-            self.rotation.push_back(place);
-        }
-        account.ready.push_back(runnable);
+        self.busy += usize::from(account.ready.is_empty());
         self.len += 1;
+        account.ready.push_back(runnable);
+        if account.listed.is_none() {
+            account.listed = Some(List::Fresh);
+            self.fresh.push_back(place);
+        }
     }
 
     /// Whether a payer other than that of the task that was taken last has ready tasks.
     fn has_others(&self) -> bool {
-        self.rotation.len() > 1
+        let own = self.current.is_some_and(|place| !self.accounts[place].ready.is_empty());
+        self.busy > usize::from(own)
     }
 
     /// The next task; its account stays first until [`Ready::charge`].
     fn pop(&mut self) -> Option<(Runnable, Payer)> {
-        let account = &mut self.accounts[*self.rotation.front()?];
-        self.len -= 1;
-        account.ready.pop_front().map(|runnable| (runnable, account.payer))
+        loop {
+            let place = *self.fresh.front().or(self.rotation.front())?;
+            let account = &mut self.accounts[place];
+            let Some(runnable) = account.ready.pop_front() else {
+                self.unlist(place);
+                self.forget_if_over(place);
+                continue;
+            };
+            let payer = account.payer;
+            // The core itself and this payer delay nobody.
+            CROWD.set(account.tasks >= CROWD_MIN && self.places.len() > 2);
+            self.busy -= usize::from(account.ready.is_empty());
+            self.len -= 1;
+            self.current = Some(place);
+            return Some((runnable, payer));
+        }
+    }
+
+    /// When nobody is busy all have had their turn.
+    fn calm(&mut self) {
+        if self.busy == 0 {
+            while let Some(&place) = self.rotation.front() {
+                self.unlist(place);
+                self.forget_if_over(place);
+            }
+        }
+    }
+
+    /// Takes the first account of a list out of it.
+    fn unlist(&mut self, place: usize) {
+        match self.accounts[place].listed.take() {
+            Some(List::Fresh) => self.fresh.pop_front(),
+            Some(List::Rotation) => self.rotation.pop_front(),
+            None => None,
+        };
     }
 
     /// The task that was taken last has run for `time`.
-    fn charge(&mut self, time: Duration) {
-        let Some(&place) = self.rotation.front() else { return };
-        let Some(account) = self.accounts.get_mut(place) else {
-            self.rotation.pop_front(); // Its last task ended.
-            return;
-        };
+    fn charge(&mut self, time: Duration) -> Left {
+        let Some(place) = self.current.take() else { return Left::Any };
+        let account = &mut self.accounts[place];
         account.used += time;
-        let ready = !account.ready.is_empty();
-        if ready && account.used < QUANTUM {
-            return;
+        let (fresh, done) = (account.listed == Some(List::Fresh), account.ready.is_empty());
+        if account.used < QUANTUM && !done {
+            return Left::Any;
         }
         account.used = Duration::ZERO;
-        self.rotation.pop_front();
-        if ready {
+        self.unlist(place);
+        // Fresh again only when all who are busy had their turn.
+        if fresh || !done {
+            self.accounts[place].listed = Some(List::Rotation);
             self.rotation.push_back(place);
+        } else {
+            self.forget_if_over(place);
         }
+        if fresh && self.fresh.is_empty() && self.busy > 0 { Left::OnlyBusy } else { Left::Any }
     }
 }
 
@@ -185,8 +257,9 @@ impl Executor {
         task
     }
 
-    /// Polls the tasks that are ready now, not those that become ready meanwhile, within a bound.
-    pub(crate) fn run_ready(&self) {
+    /// Polls the tasks that are ready now, not those that become ready meanwhile, within a bound. `submit` lets go what
+    /// they have given the kernel to do; it is called in between, before those who are busy go on.
+    pub(crate) fn run_ready(&self, submit: impl Fn()) {
         let woken = self.remote.take_woken();
         self.stats.remote_wakes.add(woken.len() as u64);
         woken.into_iter().for_each(|runnable| self.queue.borrow_mut().push(runnable));
@@ -212,12 +285,16 @@ impl Executor {
                 polled += 1;
                 let after = Instant::now();
                 let cost = after.duration_since(now) + BILLED.take();
-                self.queue.borrow_mut().charge(cost);
                 used += cost;
                 now = after;
+                if self.queue.borrow_mut().charge(cost) == Left::OnlyBusy {
+                    submit();
+                    now = Instant::now();
+                }
             }
             YIELD_AT.set(None);
             PAYER.set(Payer::CORE);
+            self.queue.borrow_mut().calm();
         }
         self.stats.task_polls.add(polled as u64);
         self.stats.tasks.set(self.alive.get());
@@ -322,6 +399,11 @@ pub fn out_of_budget() -> bool {
     YIELD_AT.get().is_some_and(|at| Instant::now() >= at)
 }
 
+/// Whether the payer of the current task has so many that the kernel should do nothing for them before it is their turn.
+pub(crate) fn is_of_a_crowd() -> bool {
+    CROWD.get()
+}
+
 /// Puts work that the kernel will do for the current task on its payer's bill, as if the task did it
 /// now: the task's budget, its payer's quantum and the core's turn all get shorter by it.
 pub(crate) fn bill(cost: Duration) {
@@ -385,6 +467,60 @@ mod tests {
     }
 
     #[test]
+    fn who_was_not_busy_lately_comes_before_all_who_were() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&order);
+        on_a_core(async move {
+            let left = Rc::new(Cell::new(3));
+            for payer in [1, 2, 3] {
+                let (order, left) = (Rc::clone(&seen), Rc::clone(&left));
+                spawn_for(Payer(payer), async move {
+                    for round in 0..4 {
+                        work(QUANTUM);
+                        order.borrow_mut().push(payer);
+                        if (payer, round) == (1, 2) {
+                            // Twice, and the second time it was busy a moment ago.
+                            for _ in 0..2 {
+                                let order = Rc::clone(&order);
+                                spawn_for(Payer(9), async move {
+                                    order.borrow_mut().push(9);
+                                    work(QUANTUM);
+                                });
+                            }
+                        }
+                        yield_now().await;
+                    }
+                    left.set(left.get() - 1);
+                });
+            }
+            while left.get() > 0 {
+                crate::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        assert_eq!(*order.borrow(), [1, 2, 3, 1, 2, 3, 1, 9, 2, 3, 1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn what_a_fresh_payer_has_to_send_goes_out_before_the_busy_go_on() {
+        on_a_core(async {
+            let core = with_core(Rc::clone);
+            let order = Rc::new(RefCell::new(Vec::new()));
+            for payer in [1, 1, 2] {
+                let order = Rc::clone(&order);
+                spawn_for(Payer(payer), async move {
+                    work(if payer == 1 { QUANTUM } else { Duration::ZERO });
+                    order.borrow_mut().push(payer);
+                });
+            }
+            let submitted = || order.borrow_mut().push(0);
+            while order.borrow().iter().filter(|&&step| step > 0).count() < 3 {
+                core.executor.run_ready(submitted);
+            }
+            assert_eq!(*order.borrow(), [1, 2, 0, 1]);
+        });
+    }
+
+    #[test]
     fn what_the_kernel_will_do_for_a_task_is_on_its_bill() {
         let order = Rc::new(RefCell::new(Vec::new()));
         let seen = Rc::clone(&order);
@@ -442,7 +578,8 @@ mod tests {
             let count = || {
                 with_core(|core| {
                     let ready = core.executor.queue.borrow();
-                    (ready.accounts.len(), ready.places.len(), ready.rotation.len(), ready.len)
+                    let listed = ready.fresh.len() + ready.rotation.len();
+                    (ready.accounts.len(), ready.places.len(), listed, ready.len)
                 })
             };
             assert_eq!(count(), (100, 100, 100, 100));

@@ -368,6 +368,40 @@ fn what_a_peer_sent_ahead_comes_in_pieces() {
 }
 
 #[test]
+fn a_crowd_reads_its_sockets_itself() {
+    let options = CoreOptions { driver: DriverChoice::Uring, ..CoreOptions::default() };
+    let (_, stats) = run_on(&options, async {
+        let (nears, fars): (Vec<_>, Vec<_>) = (0..100).map(|_| tcp_pair()).unzip();
+        for other in 0..3 {
+            crate::spawn_for(crate::Payer(other), std::future::pending());
+        }
+        let done = Rc::new(Cell::new(0));
+        for mut far in fars {
+            let done = Rc::clone(&done);
+            crate::spawn_for(crate::Payer(5), async move {
+                let mut all = Vec::new();
+                far.read_to_end(&mut all).await.unwrap();
+                assert!(all == [7; 30_000], "{} bytes came", all.len());
+                done.set(done.get() + 1);
+            });
+        }
+        let writing = std::thread::spawn(move || {
+            for _ in 0..3 {
+                for mut near in &nears {
+                    std::io::Write::write_all(&mut near, &[7; 10_000]).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        while done.get() < 100 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        writing.join().unwrap();
+    });
+    assert_eq!(stats.receive_buffers.get(), 0, "the kernel received nothing ahead of a turn");
+}
+
+#[test]
 fn many_closes_take_many_turns_and_all_happen() {
     let options = CoreOptions { driver: DriverChoice::Uring, ..CoreOptions::default() };
     let (_, stats) = run_on(&options, async {

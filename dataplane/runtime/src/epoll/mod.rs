@@ -16,7 +16,7 @@ use std::task::{Context, Waker};
 
 use slab::Slab;
 
-pub(crate) use net::{EpollDatagram, EpollListener, EpollStream, EpollUdp};
+pub(crate) use net::{EpollDatagram, EpollListener, EpollStream, EpollUdp, receive_bytes};
 
 use crate::driver::Park;
 use crate::remote::Remote;

@@ -65,14 +65,7 @@ impl EpollStream {
         }
         let asked = into.remaining();
         self.0.attempt(Side::Read, cx, |fd| {
-            // SAFETY: the kernel writes at most the unfilled length into the unfilled part.
-            let count = checked(unsafe {
-                let unfilled = into.unfilled_mut();
-                libc::recv(fd, unfilled.as_mut_ptr().cast(), unfilled.len(), 0)
-            })?;
-            // SAFETY: the kernel just initialised `count` bytes of the unfilled part.
-            unsafe { into.assume_init(count) };
-            into.advance(count);
+            let count = receive_bytes(fd, into)?;
             if (1..asked).contains(&count) {
                 self.0.short_read();
             }
@@ -189,6 +182,19 @@ fn receive(fd: RawFd) -> io::Result<Option<EpollDatagram>> {
         (false, Some(from), Some(control)) => Some(EpollDatagram { from, control, payload }),
         _ => None,
     })
+}
+
+/// Receives what a stream's socket has, without waiting.
+pub(crate) fn receive_bytes(fd: RawFd, into: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most the unfilled length into the unfilled part.
+    let count = checked(unsafe {
+        let unfilled = into.unfilled_mut();
+        libc::recv(fd, unfilled.as_mut_ptr().cast(), unfilled.len(), libc::MSG_DONTWAIT)
+    })?;
+    // SAFETY: the kernel just initialised `count` bytes of the unfilled part.
+    unsafe { into.assume_init(count) };
+    into.advance(count);
+    Ok(count)
 }
 
 fn checked(result: isize) -> io::Result<usize> {

@@ -3,7 +3,9 @@
 //! * *Receiving*: armed at the first read and left armed; bytes wait in provided buffers until the
 //!   task reads them. A receive ends after [`RECEIVE_MAX`] bytes, and the next read arms another: or
 //!   the kernel would hand over all that a peer sent, some hundred kilobytes, in one go, while everybody
-//!   else on the core waits (a kernel before 6.17 does). A reader that lags by [`QUEUE_MAX`] buffers has its receive cancelled, so
+//!   else on the core waits (a kernel before 6.17 does). For a client with a crowd of connections nothing is
+//!   received before the task has its turn: it reads the socket itself, and the ring only tells when there
+//!   is something to read. A reader that lags by [`QUEUE_MAX`] buffers has its receive cancelled, so
 //!   that the peer's window closes; reading the queue empty arms it again. When the pool is nearly
 //!   used up a reader may lag by one receive only.
 //! * *Sending*: a write copies into a send buffer and starts one send of it; further writes fill a
@@ -24,7 +26,8 @@ use io_uring::{opcode, squeue};
 use tokio::io::ReadBuf;
 
 use super::{Busy, Done, ReceivePool, Ring, STREAM_GROUP, SendBuffer, Slot, wake};
-use crate::executor::bill;
+use crate::epoll::receive_bytes;
+use crate::executor::{bill, is_of_a_crowd};
 
 /// Filled buffers that a stream may hold before its receive is stopped: 64 KiB of 4 KiB buffers,
 /// about what a fast peer sends in one round trip inside a data centre.
@@ -61,6 +64,8 @@ enum Receiving {
     Idle,
     /// The operation in this slot receives.
     Armed(u64),
+    /// An operation tells when there is something to receive.
+    Watching,
     /// A cancellation was asked for because the reader lags; the slot still completes.
     Stopping,
     /// Waits in the ring's list until a buffer is there.
@@ -136,10 +141,18 @@ impl RingStream {
         if inner.receiving == Receiving::Ended {
             return Poll::Ready(Ok(()));
         }
-        keep_waker(&mut inner.reader, cx);
         if inner.receiving == Receiving::Idle {
-            inner.receiving = arm(&self.ring, &self.state);
+            inner.receiving = if is_of_a_crowd() {
+                match receive_bytes(self.state.fd, into) {
+                    Ok(_) => return Poll::Ready(Ok(())),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => watch(&self.ring, &self.state),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            } else {
+                arm(&self.ring, &self.state)
+            };
         }
+        keep_waker(&mut inner.reader, cx);
         Poll::Pending
     }
 
@@ -232,7 +245,8 @@ impl Drop for RingStream {
         let mut pool = self.ring.streams.borrow_mut();
         inner.filled.drain(..).for_each(|filled| give_back(&mut pool, &filled));
         drop(pool);
-        let receiving = matches!(inner.receiving, Receiving::Armed(_) | Receiving::Stopping);
+        let receiving =
+            matches!(inner.receiving, Receiving::Armed(_) | Receiving::Watching | Receiving::Stopping);
         let busy = if receiving || inner.sending { Busy::Yes } else { Busy::No };
         drop(inner);
         self.ring.cancel_and_close(self.state.fd, busy);
@@ -262,6 +276,13 @@ fn arm(ring: &Ring, state: &Rc<State>) -> Receiving {
     Receiving::Armed(ring.start(Slot::Receive(Rc::clone(state)), entry))
 }
 
+/// Has it told when there is something to receive.
+fn watch(ring: &Ring, state: &Rc<State>) -> Receiving {
+    let entry = opcode::PollAdd::new(Fd(state.fd), (libc::POLLIN | libc::POLLRDHUP) as u32).build();
+    ring.start(Slot::Receive(Rc::clone(state)), entry);
+    Receiving::Watching
+}
+
 /// Lets a multishot receive end after so many bytes. A kernel that does not know how refuses it.
 fn end_after(entry: &mut squeue::Entry, bytes: u32) {
     /// Where `optlen` lies in the kernel's `io_uring_sqe`; the crate has no setter for receives.
@@ -288,6 +309,13 @@ pub(super) fn received(ring: &Ring, state: &Rc<State>, done: Done) {
     }
     if inner.closed {
         return;
+    }
+    if inner.receiving == Receiving::Watching {
+        // Whatever it is, the reader finds out.
+        inner.receiving = Receiving::Idle;
+        let reader = inner.reader.take();
+        drop(inner);
+        return wake(reader);
     }
     match done.result {
         0 => inner.receiving = Receiving::Ended,
