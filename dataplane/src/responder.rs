@@ -135,7 +135,7 @@ impl Responder {
         }
     }
 
-    /// Accepts a WebSocket: `Upgrade` on HTTP/1.1, extended CONNECT on HTTP/2.
+    /// Accepts a WebSocket: `Upgrade` on HTTP/1.1, extended CONNECT on HTTP/2 and 3.
     fn shake_hands(&self, request: &Request) -> Reply {
         let mut reply = match self.judge(request) {
             Ok(reply) => reply,
@@ -153,7 +153,7 @@ impl Responder {
     }
 
     fn judge(&self, request: &Request) -> Result<Reply, websocket::HandshakeError> {
-        if request.version == Version::HTTP_2 {
+        if matches!(request.version, Version::HTTP_2 | Version::HTTP_3) {
             let protocol = request.upgrade.map(|UpgradeWish::WebSocket| websocket::PROTOCOL);
             websocket::check_connect(&request.method, protocol, &request.headers)?;
             return Ok(Reply::new(StatusCode::OK, ""));

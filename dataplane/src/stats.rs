@@ -54,6 +54,8 @@ stats! {
         Counter quic_dropped;
         /// First packets of strangers dropped because too many waited.
         Counter limit_quic_initials;
+        /// Trains of datagrams dropped or cut because an address that was not proved had got three times its bytes.
+        Counter limit_quic_amplification;
         /// Errors of QUIC sockets, such as an unreachable peer.
         Counter quic_socket_errors;
         /// QUIC connections ended by a protocol error of the client.

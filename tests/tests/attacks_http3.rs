@@ -48,6 +48,7 @@ with_aioquic!(
     clients_that_do_not_read_are_cut_and_memory_stays_bounded,
     damaged_copies_ahead_of_each_datagram_do_no_harm,
     datagrams_without_a_connection_are_dropped_and_counted,
+    an_address_that_was_not_proved_gets_at_most_three_times_its_bytes,
     many_handshakes_bring_retries_and_no_state,
     handshakes_that_do_not_end_over_quic_are_cut,
     connections_over_quic_count_for_their_address,
@@ -118,6 +119,7 @@ mod stories {
             "settings-twice",
             "settings-missing",
             "settings-reserved",
+            "settings-cut",
             "control-twice",
             "control-ended",
             "push-stream",
@@ -275,6 +277,14 @@ mod stories {
         let [received, sent] = ["received_bytes", "sent_bytes"].map(|name| said[name].as_u64().unwrap());
         assert!(received <= 3 * sent, "{said}");
         node.wait_for_nobody();
+    }
+
+    pub(super) fn an_address_that_was_not_proved_gets_at_most_three_times_its_bytes() {
+        let node = Node::start("");
+        let said = bad(&node, "half-open", &["--count", "20"]);
+        let [received, sent] = ["received_bytes", "sent_bytes"].map(|name| said[name].as_u64().unwrap());
+        assert!(received > 0 && received <= 3 * sent, "amplification: {said}");
+        assert_eq!(node.count("quic_retries"), 0, "twenty are no load");
     }
 
     pub(super) fn many_handshakes_bring_retries_and_no_state() {

@@ -326,7 +326,7 @@ pub struct Repeated {
 }
 
 /// The piece that [`Repeated`] hands out again and again.
-static PIECE: [u8; 16384] = [b'b'; 16384];
+static PIECE: [u8; 65536] = [b'b'; 65536];
 
 impl Repeated {
     /// `bytes` bytes.

@@ -20,14 +20,14 @@ use berth_runtime::{Deadline, spawn};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Version};
+use http::{HeaderMap, Method, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Core;
 use super::body::{BodyError, Piece, RequestBody, Source};
 use super::h2_meter::{Breach, Flood, FrameMeter, Reactions};
 use super::message::{Peer, Problem, Reply, Service, UpgradeWish};
-use super::stream::{body, request as request_of, response, status_has_body};
+use super::stream::{Head, body, request as request_of, response, status_has_body};
 use crate::drain::Draining;
 use crate::stats::CoreNumbers;
 
@@ -293,7 +293,17 @@ async fn answer<S: Service>(
         None => None,
     };
     let mut tunnel = None;
-    let request = request_of(core, peer, parts, wish, || match wish {
+    let target = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+    let head = Head {
+        method: parts.method,
+        target: Bytes::copy_from_slice(target.as_bytes()),
+        authority: parts.uri.authority().map(|name| Bytes::copy_from_slice(name.as_str().as_bytes())),
+        version: parts.version,
+        length: declared_length(&parts.headers),
+        headers: parts.headers,
+        upgrade: wish,
+    };
+    let request = request_of(core, peer, head, || match wish {
         Some(_) => {
             tunnel = Some(stream);
             RequestBody::Empty
@@ -305,6 +315,11 @@ async fn answer<S: Service>(
         Ok(request) => (core.service.call(request).await, tunnel),
         Err(problem) => (Reply::problem(problem), None),
     }
+}
+
+/// The length that a request declares. The library has seen that there is one at most, and that it is kept.
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The receiving side of a stream.
@@ -323,7 +338,7 @@ impl Source for Received {
         })
     }
 
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<http::HeaderMap>, BodyError>> {
+    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, BodyError>> {
         self.0.poll_trailers(cx).map_err(|_| BodyError::Gone)
     }
 

@@ -3,48 +3,51 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 
 use super::Core;
 use super::body::{RequestBody, Source, StreamBody};
 use super::message::{Peer, Problem, Request, UpgradeWish};
 use super::target::{Host, Target};
 
-/// Makes a request out of a head that the library has read. `body` is called for a request that may have one.
+/// The head of a request, as its version has read it.
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) target: Bytes,
+    pub(super) authority: Option<Bytes>,
+    pub(super) version: Version,
+    pub(super) headers: HeaderMap,
+    /// The length that is declared.
+    pub(super) length: Option<u64>,
+    pub(super) upgrade: Option<UpgradeWish>,
+}
+
+/// Makes a request out of its head. `body` is called for a request that may have one.
 pub(super) fn request<S>(
     core: &Core<S>,
     peer: Rc<Peer>,
-    parts: request::Parts,
-    upgrade: Option<UpgradeWish>,
+    head: Head,
     body: impl FnOnce() -> RequestBody,
 ) -> Result<Request, Problem> {
-    if parts.headers.len() > core.limits.header_count {
+    let Head { method, target, authority, version, headers, length, upgrade } = head;
+    if headers.len() > core.limits.header_count {
         core.numbers.limit_header_count.add(1);
         return Err(Problem::HeadersTooLarge);
     }
-    let raw = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
-    let host = match parts.uri.authority() {
-        Some(authority) => Host::parse(authority.as_str().as_bytes()),
-        None => Host::parse(parts.headers.get(header::HOST).map_or(b"".as_slice(), HeaderValue::as_bytes)),
+    let host = match &authority {
+        Some(authority) => Host::parse(authority),
+        None => Host::parse(headers.get(header::HOST).map_or(b"".as_slice(), HeaderValue::as_bytes)),
     };
-    let (Ok(target), Ok(host)) = (Target::parse(Bytes::copy_from_slice(raw.as_bytes())), host) else {
+    let (Ok(target), Ok(host)) = (Target::parse(target), host) else {
         core.numbers.requests_malformed.add(1);
         return Err(Problem::BadRequest);
     };
-    if declared_length(&parts.headers).is_some_and(|length| length > core.limits.body_bytes) {
+    if length.is_some_and(|length| length > core.limits.body_bytes) {
         core.numbers.limit_body_bytes.add(1);
         return Err(Problem::BodyTooLarge);
     }
-    Ok(Request {
-        method: parts.method,
-        target,
-        host: Some(host.into_owned()),
-        version: parts.version,
-        headers: parts.headers,
-        body: body(),
-        peer,
-        upgrade,
-    })
+    let host = Some(host.into_owned());
+    Ok(Request { method, target, host, version, headers, body: body(), peer, upgrade })
 }
 
 /// The body of a stream, under the limits of its core.
@@ -53,11 +56,6 @@ pub(super) fn body<S: 'static>(core: &Rc<Core<S>>, stream: impl Source + 'static
     let core = Rc::clone(core);
     let body = StreamBody::new(stream, limits.0, limits.1, move |error| core.count_body_error(error));
     RequestBody::Stream(Box::new(body))
-}
-
-/// The length that a request declares.
-pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The head of a reply.

@@ -1,7 +1,7 @@
 //! The opening handshake of WebSocket: which requests may become one, and what answers them.
 //!
-//! Over HTTP/1.1 the client asks to upgrade a GET request (RFC 6455, section 4), over HTTP/2 it opens
-//! a stream with extended CONNECT (RFC 8441). This module judges method and headers, and computes the
+//! Over HTTP/1.1 the client asks to upgrade a GET request (RFC 6455, section 4), over HTTP/2 and 3 it opens
+//! a stream with extended CONNECT (RFC 8441, RFC 9220). This module judges method and headers, and computes the
 //! accept key; it owns no connection.
 //!
 //! # Decisions
@@ -9,7 +9,7 @@
 //! - No extension and no subprotocol is negotiated: both answers leave those headers out, which the
 //!   RFC allows, and clients go on without.
 //! - A request for a WebSocket route that asks for no upgrade at all, or for another version than 13,
-//!   gets 426 with the version that we speak. In HTTP/2 there is no upgrade, so there it is 400.
+//!   gets 426 with the version that we speak. In HTTP/2 and 3 there is no upgrade, so there it is 400.
 //! - An upgrade request with a body is refused: where the body ends and the first frame begins is
 //!   a question that two parsers may answer differently.
 //!

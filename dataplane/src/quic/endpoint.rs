@@ -24,7 +24,7 @@ use quinn_proto::{
 };
 
 use super::keys::{Ids, QuicKeys, Resets, Tokens};
-use super::link::{Driver, Link, Serving};
+use super::link::{Allowance, Driver, Link, Proof, Serving, State};
 use super::streams::Connection;
 use crate::config::{self, Limits};
 use crate::connections::{Admission, Connections, Refused};
@@ -240,17 +240,14 @@ impl Endpoint {
     }
 
     fn take_train(self: &Rc<Self>, train: &Datagram) {
-        let mut bytes = train.with_payload(|payload| BytesMut::from(payload));
-        let size = train.segment().map_or(bytes.len(), usize::from).max(1);
-        while !bytes.is_empty() {
-            let datagram = bytes.split_to(size.min(bytes.len()));
-            self.sort(Arrived {
-                from: train.from(),
-                local: train.local(),
-                ecn: train.ecn(),
-                bytes: datagram,
-            });
-        }
+        let (from, local, ecn) = (train.from(), train.local(), train.ecn());
+        train.with_payload(|payload| {
+            let size = train.segment().map_or(payload.len(), usize::from).max(1);
+            for datagram in payload.chunks(size) {
+                // Each in a buffer of its own: what somebody keeps of one must not keep the whole train.
+                self.sort(Arrived { from, local, ecn, bytes: BytesMut::from(datagram) });
+            }
+        });
     }
 
     /// Decides where a datagram goes. Each of a train is looked at for itself: the kernel merges by addresses, and two
@@ -261,20 +258,20 @@ impl Endpoint {
             return self.shared.numbers.quic_malformed.add(1);
         };
         if *id == self.last.get()[..] {
-            return self.handle(arrived);
+            return self.handle(arrived, Proof::Id);
         }
         match self.keys.destination(id) {
             Ok(there) if there == self.here => {
                 if let Ok(id) = id.try_into() {
                     self.last.set(id);
                 }
-                self.handle(arrived);
+                self.handle(arrived, Proof::Id);
             }
             Ok(there) if self.is_neighbour(there) => self.toss(there, arrived),
             // Another server's, or another generation's: nobody here knows it, and nothing is answered.
             Ok(_) => self.shared.numbers.quic_foreign.add(1),
             Err(_) if is_long(&arrived.bytes) => self.keep_stranger(arrived),
-            Err(_) => self.handle(arrived),
+            Err(_) => self.handle(arrived, Proof::None),
         }
     }
 
@@ -302,7 +299,8 @@ impl Endpoint {
     fn take_tossed(self: &Rc<Self>, envelope: DatagramEnvelope) {
         self.shared.numbers.quic_caught.add(1);
         let bytes = BytesMut::from(envelope.payload);
-        self.handle(Arrived { from: envelope.from, local: envelope.local, ecn: envelope.ecn, bytes });
+        let arrived = Arrived { from: envelope.from, local: envelope.local, ecn: envelope.ecn, bytes };
+        self.handle(arrived, Proof::Id);
     }
 
     fn keep_stranger(&self, arrived: Arrived) {
@@ -319,13 +317,14 @@ impl Endpoint {
                 return;
             }
             let Some(arrived) = self.strangers.borrow_mut().pop_front() else { return };
-            self.handle(arrived);
+            self.handle(arrived, Proof::None);
         }
     }
 
     /// Gives a datagram to the state machine.
-    fn handle(self: &Rc<Self>, arrived: Arrived) {
+    fn handle(self: &Rc<Self>, arrived: Arrived, proof: Proof) {
         let now = berth_runtime::now();
+        let size = arrived.bytes.len();
         let mut reply = self.take_spare();
         let ecn = EcnCodepoint::from_bits(arrived.ecn);
         let event = self.machine.borrow_mut().handle(
@@ -339,23 +338,23 @@ impl Endpoint {
         match event {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 self.give_spare(reply);
-                self.deliver(handle, event);
+                self.deliver(handle, event, size, proof);
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, now, reply),
+            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, size, now, reply),
             Some(DatagramEvent::Response(transmit)) => self.respond(transmit, reply),
             None => self.give_spare(reply),
         }
     }
 
-    fn deliver(&self, handle: ConnectionHandle, event: ConnectionEvent) {
+    fn deliver(&self, handle: ConnectionHandle, event: ConnectionEvent, size: usize, proof: Proof) {
         let link = self.links.borrow().get(handle.0).cloned().flatten();
-        if link.is_some_and(|link| !link.deliver(event)) {
+        if link.is_some_and(|link| !link.deliver(event, size, proof)) {
             self.shared.numbers.quic_dropped.add(1);
         }
     }
 
-    /// Retries, refuses or accepts a new connection.
-    fn meet(self: &Rc<Self>, incoming: Incoming, now: Instant, mut reply: Vec<u8>) {
+    /// Retries, refuses or accepts a new connection, whose first datagram had so many bytes.
+    fn meet(self: &Rc<Self>, incoming: Incoming, size: usize, now: Instant, mut reply: Vec<u8>) {
         let numbers = &self.shared.numbers;
         let connections = &self.shared.connections;
         let validated = incoming.remote_address_validated();
@@ -392,7 +391,8 @@ impl Endpoint {
         match accepted {
             Ok((handle, machine)) => {
                 self.give_spare(reply);
-                let link = Rc::new(Link::new(handle, Rc::clone(self), machine));
+                let allowance = if validated { Allowance::Any } else { Allowance::new(size) };
+                let link = Rc::new(Link::new(handle, Rc::clone(self), machine, allowance));
                 self.insert(handle, Rc::clone(&link));
                 let driver = Driver::new(link, admission, handshake);
                 berth_runtime::spawn_for(payer(client.ip()), driver.run());
@@ -438,18 +438,23 @@ impl Endpoint {
     }
 
     /// The next train of a connection.
-    pub(super) fn next_outgoing(
-        &self,
-        machine: &mut quinn_proto::Connection,
-        now: Instant,
-    ) -> Option<Outgoing> {
-        let mut bytes = self.take_spare();
-        match machine.poll_transmit(now, self.segments.get(), &mut bytes) {
-            Some(transmit) => Some(Outgoing { transmit, bytes }),
-            None => {
+    pub(super) fn next_outgoing(&self, state: &mut State, now: Instant) -> Option<Outgoing> {
+        loop {
+            let mut bytes = self.take_spare();
+            let Some(mut transmit) = state.machine.poll_transmit(now, self.segments.get(), &mut bytes) else {
                 self.give_spare(bytes);
-                None
+                return None;
+            };
+            let segment = transmit.segment_size.unwrap_or(transmit.size);
+            let allowed = state.allowance.take(transmit.size, segment);
+            if allowed < transmit.size {
+                self.shared.numbers.limit_quic_amplification.add(1);
             }
+            if allowed > 0 {
+                transmit.size = allowed;
+                return Some(Outgoing { transmit, bytes });
+            }
+            self.give_spare(bytes);
         }
     }
 
@@ -517,7 +522,11 @@ impl Endpoint {
     }
 }
 
-fn machine(settings: &Settings, here: Destination, limits: &Limits) -> Result<quinn_proto::Endpoint, String> {
+pub(super) fn machine(
+    settings: &Settings,
+    here: Destination,
+    limits: &Limits,
+) -> Result<quinn_proto::Endpoint, String> {
     let tls = QuicServerConfig::try_from(Arc::clone(&settings.tls)).map_err(|error| error.to_string())?;
     let keys = &settings.keys;
     let mut server = ServerConfig::new(Arc::new(tls), Arc::new(Tokens(Arc::clone(keys))));
@@ -549,7 +558,7 @@ fn transport(limits: &Limits) -> TransportConfig {
 }
 
 /// The destination connection id, by the facts that hold for every version (RFC 8999).
-fn destination_id(datagram: &[u8]) -> Option<&[u8]> {
+pub(super) fn destination_id(datagram: &[u8]) -> Option<&[u8]> {
     if is_long(datagram) {
         let length = usize::from(*datagram.get(5)?);
         datagram.get(6..6 + length)

@@ -9,16 +9,14 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use berth_runtime::Deadline;
 use bytes::Bytes;
-use h3::quic::ConnectionErrorIncoming;
 use quinn_proto::{
-    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, EndpointEvent, Event, StreamEvent, StreamId,
-    VarInt,
+    ConnectionError, ConnectionEvent, ConnectionHandle, Dir, EndpointEvent, Event, Side, StreamEvent,
+    StreamId, VarInt,
 };
 
 use super::endpoint::{Endpoint, Outgoing, Sent};
@@ -35,6 +33,47 @@ const HOLD: Duration = Duration::from_micros(500);
 /// H3_NO_ERROR and H3_EXCESSIVE_LOAD (RFC 9114, 8.1): how connections end that no library ended.
 const NO_ERROR: VarInt = VarInt::from_u32(0x100);
 const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
+
+/// Whether a datagram proves that its sender receives what we send to its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// It names a connection id of ours, which only who receives from us knows.
+    Id,
+    /// It does not.
+    None,
+}
+
+/// How much may be sent to an address that may be somebody else's: three times what came from it (RFC 9000, 8.1). The
+/// library keeps that too, but for the last datagram, which goes as long as anything is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Allowance {
+    /// So many more bytes.
+    Bytes(usize),
+    /// The address is proved.
+    Any,
+}
+
+impl Allowance {
+    /// After a first datagram of so many bytes.
+    pub(super) fn new(received: usize) -> Self {
+        Self::Bytes(3 * received)
+    }
+
+    fn earn(&mut self, received: usize, proof: Proof) {
+        match self {
+            Self::Bytes(left) if proof == Proof::None => *left = left.saturating_add(3 * received),
+            _ => *self = Self::Any,
+        }
+    }
+
+    /// How many of so many bytes, in whole segments, may be sent.
+    pub(super) fn take(&mut self, size: usize, segment: usize) -> usize {
+        let Self::Bytes(left) = self else { return size };
+        let allowed = if size <= *left { size } else { *left / segment.max(1) * segment };
+        *left -= allowed;
+        allowed
+    }
+}
 
 /// What a connection's task, its streams and its endpoint share.
 pub(super) struct Link {
@@ -55,6 +94,9 @@ pub(super) struct State {
     pub(super) lost: Option<ConnectionError>,
     /// Send streams that are finished and not yet acknowledged.
     pub(super) unfinished: usize,
+    /// Something came on a stream of the client that goes one way, or a new one did.
+    pub(super) unidirectional_news: bool,
+    pub(super) allowance: Allowance,
     resets: u32,
     resets_since: Instant,
 }
@@ -65,7 +107,7 @@ pub(super) struct Waits {
     /// A handful at most: streams whose task sleeps.
     streams: Vec<(StreamId, Wish, Waker)>,
     accept: [Option<Waker>; 2],
-    open: [Option<Waker>; 2],
+    open: Option<Waker>,
     settled: Option<Waker>,
 }
 
@@ -92,8 +134,8 @@ impl Waits {
         self.accept[dir as usize] = Some(cx.waker().clone());
     }
 
-    pub(super) fn open(&mut self, dir: Dir, cx: &Context<'_>) {
-        self.open[dir as usize] = Some(cx.waker().clone());
+    pub(super) fn open(&mut self, cx: &Context<'_>) {
+        self.open = Some(cx.waker().clone());
     }
 
     pub(super) fn settled(&mut self, cx: &Context<'_>) {
@@ -101,8 +143,8 @@ impl Waits {
     }
 
     /// A stream is gone: nobody waits for it any more.
-    pub(super) fn forget(&mut self, id: StreamId, wish: Wish) {
-        self.streams.retain(|(other, kind, _)| (*other, *kind) != (id, wish));
+    pub(super) fn forget(&mut self, id: StreamId, wishes: &[Wish]) {
+        self.streams.retain(|(other, kind, _)| *other != id || !wishes.contains(kind));
     }
 
     fn take_stream(&mut self, id: StreamId, wishes: &[Wish], into: &mut Vec<Waker>) {
@@ -112,8 +154,8 @@ impl Waits {
 
     fn take_all(&mut self, into: &mut Vec<Waker>) {
         into.extend(self.streams.drain(..).map(|(_, _, waker)| waker));
-        into.extend(self.accept.iter_mut().chain(&mut self.open).filter_map(Option::take));
-        into.extend(self.settled.take());
+        into.extend(self.accept.iter_mut().filter_map(Option::take));
+        into.extend(self.open.take().into_iter().chain(self.settled.take()));
     }
 }
 
@@ -122,12 +164,15 @@ impl Link {
         handle: ConnectionHandle,
         endpoint: Rc<Endpoint>,
         machine: quinn_proto::Connection,
+        allowance: Allowance,
     ) -> Self {
         let state = State {
             machine,
             waits: Waits::default(),
             lost: None,
             unfinished: 0,
+            unidirectional_news: false,
+            allowance,
             resets: 0,
             resets_since: berth_runtime::now(),
         };
@@ -140,8 +185,9 @@ impl Link {
         }
     }
 
-    /// Hands the task a datagram; false when too many wait already, and this one is dropped.
-    pub(super) fn deliver(&self, event: ConnectionEvent) -> bool {
+    /// Hands the task a datagram of so many bytes; false when too many wait already, and this one is dropped.
+    pub(super) fn deliver(&self, event: ConnectionEvent, size: usize, proof: Proof) -> bool {
+        self.with(|state| state.allowance.earn(size, proof));
         let mut waiting = self.waiting.borrow_mut();
         if waiting.len() >= WAITING_MAX {
             return false;
@@ -179,7 +225,7 @@ impl Link {
     pub(super) fn cut(&self) {
         self.close(NO_ERROR, b"");
         let now = berth_runtime::now();
-        while let Some(last) = self.with(|state| self.endpoint.next_outgoing(&mut state.machine, now)) {
+        while let Some(last) = self.with(|state| self.endpoint.next_outgoing(state, now)) {
             if self.endpoint.send(last).is_some() {
                 return; // The socket is full, and the client will find out by itself.
             }
@@ -205,18 +251,6 @@ impl Link {
 }
 
 impl State {
-    /// The error of everything that is tried on a connection that is over.
-    pub(super) fn lost(&self) -> Result<(), ConnectionErrorIncoming> {
-        match &self.lost {
-            None => Ok(()),
-            Some(ConnectionError::ApplicationClosed(close)) => {
-                Err(ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into() })
-            }
-            Some(ConnectionError::TimedOut) => Err(ConnectionErrorIncoming::Timeout),
-            Some(error) => Err(ConnectionErrorIncoming::Undefined(Arc::new(error.clone()))),
-        }
-    }
-
     /// Takes the events of the state machine; says what they were.
     fn take_events(&mut self, woken: &mut Vec<Waker>) -> News {
         let mut news = News::default();
@@ -237,9 +271,15 @@ impl State {
 
     fn take_stream_event(&mut self, event: &StreamEvent, woken: &mut Vec<Waker>, news: &mut News) {
         match *event {
-            StreamEvent::Opened { dir } => woken.extend(self.waits.accept[dir as usize].take()),
-            StreamEvent::Available { dir } => woken.extend(self.waits.open[dir as usize].take()),
-            StreamEvent::Readable { id } => self.waits.take_stream(id, &[Wish::Read], woken),
+            StreamEvent::Opened { dir } => {
+                self.unidirectional_news |= dir == Dir::Uni;
+                woken.extend(self.waits.accept[dir as usize].take());
+            }
+            StreamEvent::Available { .. } => woken.extend(self.waits.open.take()),
+            StreamEvent::Readable { id } => {
+                self.unidirectional_news |= id.dir() == Dir::Uni && id.initiator() == Side::Client;
+                self.waits.take_stream(id, &[Wish::Read], woken);
+            }
             StreamEvent::Writable { id } => self.waits.take_stream(id, &[Wish::Write], woken),
             StreamEvent::Stopped { id, .. } => {
                 self.waits.take_stream(id, &[Wish::Write, Wish::Stopped], woken);
@@ -436,7 +476,7 @@ impl Driver {
             let outgoing = match self.unsent.take() {
                 Some(outgoing) => outgoing,
                 None => {
-                    let outgoing = self.link.with(|state| endpoint.next_outgoing(&mut state.machine, now));
+                    let outgoing = self.link.with(|state| endpoint.next_outgoing(state, now));
                     let Some(outgoing) = outgoing else { return Sent::All };
                     outgoing
                 }
@@ -479,5 +519,25 @@ impl Drop for Driver {
             endpoint.handle_event(handle, EndpointEvent::drained());
         }
         endpoint.remove(handle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_proved_gets_three_times_its_bytes_in_whole_datagrams() {
+        let mut allowance = Allowance::new(1200);
+        assert_eq!(allowance.take(3 * 1200, 1200), 3600);
+        assert_eq!(allowance.take(100, 100), 0);
+        allowance.earn(500, Proof::None);
+        assert_eq!(allowance.take(2000, 1000), 1000, "one of two datagrams");
+        assert_eq!(allowance.take(600, 600), 0);
+        assert_eq!(allowance.take(500, 500), 500, "the rest");
+        allowance.earn(1, Proof::Id);
+        assert_eq!(allowance.take(1 << 20, 1200), 1 << 20);
+        allowance.earn(1, Proof::None);
+        assert_eq!(allowance, Allowance::Any, "what is proved stays so");
     }
 }

@@ -7,8 +7,8 @@
 //!      │                   ▼ a connection's
 //!      └───train──── Link: state machine, timers, streams      one task for each connection, which also
 //!                          ▲                                    runs what the connection serves
-//!                          │ poll_data, send_data, ...
-//!                    Connection, SendStream, RecvStream         what HTTP/3 sees (`h3::quic`)
+//!                          │ poll_read, poll_write, ...
+//!                    Connection, SendStream, RecvStream         what HTTP/3 sees
 //! ```
 //!
 //! The state machines are quinn-proto's; nothing outside this module names a type of it. There is no lock and no
@@ -30,11 +30,13 @@
 //! What is served on a connection (`http::h3`), who may connect (`connections`), keys and their rotation (`keyring`).
 
 mod endpoint;
-mod guard;
+mod fuzz;
 mod keys;
 mod link;
 mod streams;
 
 pub use endpoint::{Endpoint, Settings, Shared};
+#[doc(hidden)]
+pub use fuzz::fuzz_logic;
 pub use keys::QuicKeys;
-pub use streams::{BidiStream, Connection, RecvStream, SendStream};
+pub use streams::{Connection, Lost, RecvStream, SendStream, StreamEnd};

@@ -1,4 +1,4 @@
-//! A connection and its streams as HTTP/3 uses them: our side of `h3::quic`.
+//! A connection and its streams as HTTP/3 uses them.
 //!
 //! A handle here is a reference to the [`Link`] and, for a stream, its number. Each call borrows the state machine for
 //! a moment; what it leaves to send is sent by the connection's task.
@@ -10,12 +10,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use h3::quic::{ConnectionErrorIncoming, StreamErrorIncoming, WriteBuf};
+use bytes::Bytes;
 use quinn_proto::{Dir, ReadError, ReadableError, StreamId, VarInt, WriteError};
 
-use super::guard::{FrameGuard, Refusal};
-use super::link::{Link, Wish};
+use super::link::{Link, State, Wish};
 
 /// Bytes that one read hands out: a slow handler holds no more of them outside of flow control.
 const READ_MAX: usize = 64 * 1024;
@@ -23,7 +21,27 @@ const READ_MAX: usize = 64 * 1024;
 const NO_ERROR: u64 = 0x100;
 const INTERNAL_ERROR: u64 = 0x102;
 
+/// The connection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+/// Why nothing more is read from a stream, or taken by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The client reset it, or wants no more of it.
+    Client,
+    /// The connection is over.
+    Lost,
+}
+
+impl From<Lost> for StreamEnd {
+    fn from(_: Lost) -> Self {
+        Self::Lost
+    }
+}
+
 /// A connection whose handshake is over.
+#[derive(Clone)]
 pub struct Connection {
     link: Rc<Link>,
 }
@@ -33,10 +51,50 @@ impl Connection {
         Self { link }
     }
 
-    /// Another handle of the same connection, for [`Self::settled`] and [`Self::stopped`].
+    /// The next stream of a client that goes both ways.
+    pub fn poll_accept(&self, cx: &Context<'_>) -> Poll<Result<(SendStream, RecvStream), Lost>> {
+        self.poll_accept_id(Dir::Bi, cx).map_ok(|id| {
+            let receive = RecvStream::new(&self.link, id);
+            (SendStream::new(&self.link, id), receive)
+        })
+    }
+
+    /// The next stream of a client that goes one way.
+    pub fn poll_accept_unidirectional(&self, cx: &Context<'_>) -> Poll<Result<RecvStream, Lost>> {
+        self.poll_accept_id(Dir::Uni, cx).map_ok(|id| RecvStream::new(&self.link, id))
+    }
+
+    fn poll_accept_id(&self, dir: Dir, cx: &Context<'_>) -> Poll<Result<StreamId, Lost>> {
+        self.link.with(|state| {
+            alive(state)?;
+            match state.machine.streams().accept(dir) {
+                Some(id) => Poll::Ready(Ok(id)),
+                None => {
+                    state.waits.accept(dir, cx);
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    /// A new stream that goes one way; `Pending` until the client allows it.
+    pub fn poll_open(&self, cx: &Context<'_>) -> Poll<Result<SendStream, Lost>> {
+        self.link.with(|state| {
+            alive(state)?;
+            match state.machine.streams().open(Dir::Uni) {
+                Some(id) => Poll::Ready(Ok(SendStream::new(&self.link, id))),
+                None => {
+                    state.waits.open(cx);
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    /// Whether anything came on a stream of the client that goes one way, or a new one did, since it was last asked.
     #[must_use]
-    pub fn handle(&self) -> Self {
-        Self { link: Rc::clone(&self.link) }
+    pub fn take_unidirectional_news(&self) -> bool {
+        self.link.with(|state| std::mem::take(&mut state.unidirectional_news))
     }
 
     /// Waits until the client has acknowledged all that was finished, but no longer than `patience`.
@@ -53,9 +111,66 @@ impl Connection {
         let _ = berth_runtime::timeout(patience, settled).await;
     }
 
-    /// Ready when the client wants no more of this stream, or the connection is over.
-    pub fn poll_stopped(&self, cx: &Context<'_>, stream: h3::quic::StreamId) -> Poll<()> {
-        let id = from_h3(stream);
+    /// Ends the connection with an error of the application.
+    pub fn close(&self, error: u64) {
+        self.link.close(code(error), b"");
+    }
+}
+
+fn alive(state: &State) -> Result<(), Lost> {
+    if state.lost.is_some() { Err(Lost) } else { Ok(()) }
+}
+
+/// An error code that came from our own HTTP/3 layer.
+fn code(code: u64) -> VarInt {
+    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
+}
+
+/// The sending side of a stream.
+pub struct SendStream {
+    link: Rc<Link>,
+    id: StreamId,
+    /// Finished or reset.
+    over: bool,
+}
+
+impl SendStream {
+    fn new(link: &Rc<Link>, id: StreamId) -> Self {
+        Self { link: Rc::clone(link), id, over: false }
+    }
+
+    /// The number of the stream.
+    pub fn number(&self) -> u64 {
+        VarInt::from(self.id).into()
+    }
+
+    /// Writes all of it; what was written is taken out of `data`.
+    pub fn poll_write(&self, cx: &Context<'_>, data: &mut [Bytes]) -> Poll<Result<(), StreamEnd>> {
+        let id = self.id;
+        let outcome = self.link.with(|state| {
+            alive(state)?;
+            let mut stream = state.machine.send_stream(id);
+            while data.iter().any(|piece| !piece.is_empty()) {
+                match stream.write_chunks(data) {
+                    Ok(_) => {}
+                    Err(WriteError::Blocked) => {
+                        state.waits.stream(id, Wish::Write, cx);
+                        return Poll::Pending;
+                    }
+                    Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
+                        return Poll::Ready(Err(StreamEnd::Client));
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        });
+        self.link.wake();
+        outcome
+    }
+
+    /// Ready when the client wants no more of it, or the connection is over.
+    pub fn poll_stopped(&self, cx: &Context<'_>) -> Poll<()> {
+        let id = self.id;
         self.link.with(|state| {
             let stopped = state.machine.send_stream(id).stopped();
             if state.lost.is_some() || !matches!(stopped, Ok(None)) {
@@ -66,247 +181,36 @@ impl Connection {
         })
     }
 
-    fn poll_accept(&self, dir: Dir, cx: &Context<'_>) -> Poll<Result<StreamId, ConnectionErrorIncoming>> {
-        self.link.with(|state| {
-            state.lost()?;
-            match state.machine.streams().accept(dir) {
-                Some(id) => Poll::Ready(Ok(id)),
-                None => {
-                    state.waits.accept(dir, cx);
-                    Poll::Pending
-                }
-            }
-        })
-    }
-
-    fn poll_open(&self, dir: Dir, cx: &Context<'_>) -> Poll<Result<StreamId, StreamErrorIncoming>> {
-        self.link.with(|state| {
-            state.lost().map_err(lost)?;
-            match state.machine.streams().open(dir) {
-                Some(id) => Poll::Ready(Ok(id)),
-                None => {
-                    state.waits.open(dir, cx);
-                    Poll::Pending
-                }
-            }
-        })
-    }
-
-    fn bidi(&self, id: StreamId) -> BidiStream {
-        let limits = &self.link.endpoint.shared.limits;
-        // QPACK's static table and Huffman code make fields larger than they are, so the block as sent may have all
-        // that its fields may.
-        let guard = FrameGuard::request(limits.header_bytes as u64);
-        BidiStream { send: SendStream::new(&self.link, id), receive: RecvStream::new(&self.link, id, guard) }
-    }
-}
-
-fn lost(connection_error: ConnectionErrorIncoming) -> StreamErrorIncoming {
-    StreamErrorIncoming::ConnectionErrorIncoming { connection_error }
-}
-
-fn to_h3(id: StreamId) -> h3::quic::StreamId {
-    let number: u64 = VarInt::from(id).into();
-    number.try_into().expect("both number streams in 62 bits")
-}
-
-fn from_h3(id: h3::quic::StreamId) -> StreamId {
-    let number = VarInt::from_u64(id.into_inner()).expect("both number streams in 62 bits");
-    StreamId::from(number)
-}
-
-/// An error code that came from our own HTTP/3 layer.
-fn code(code: u64) -> VarInt {
-    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
-}
-
-impl h3::quic::OpenStreams<Bytes> for Connection {
-    type BidiStream = BidiStream;
-    type SendStream = SendStream;
-
-    fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<BidiStream, StreamErrorIncoming>> {
-        self.poll_open(Dir::Bi, cx).map_ok(|id| self.bidi(id))
-    }
-
-    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<SendStream, StreamErrorIncoming>> {
-        self.poll_open(Dir::Uni, cx).map_ok(|id| SendStream::new(&self.link, id))
-    }
-
-    fn close(&mut self, error: h3::error::Code, reason: &[u8]) {
-        self.link.close(code(error.value()), reason);
-    }
-}
-
-impl h3::quic::Connection<Bytes> for Connection {
-    type RecvStream = RecvStream;
-    type OpenStreams = Self;
-
-    fn poll_accept_recv(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<RecvStream, ConnectionErrorIncoming>> {
-        let id = self.poll_accept(Dir::Uni, cx);
-        id.map_ok(|id| RecvStream::new(&self.link, id, FrameGuard::unidirectional()))
-    }
-
-    fn poll_accept_bidi(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<BidiStream, ConnectionErrorIncoming>> {
-        self.poll_accept(Dir::Bi, cx).map_ok(|id| self.bidi(id))
-    }
-
-    fn opener(&self) -> Self {
-        self.handle()
-    }
-}
-
-/// A stream in both directions.
-pub struct BidiStream {
-    send: SendStream,
-    receive: RecvStream,
-}
-
-impl h3::quic::BidiStream<Bytes> for BidiStream {
-    type SendStream = SendStream;
-    type RecvStream = RecvStream;
-
-    fn split(self) -> (SendStream, RecvStream) {
-        (self.send, self.receive)
-    }
-}
-
-impl h3::quic::RecvStream for BidiStream {
-    type Buf = Bytes;
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.receive.poll_data(cx)
-    }
-
-    fn stop_sending(&mut self, error_code: u64) {
-        self.receive.stop_sending(error_code);
-    }
-
-    fn recv_id(&self) -> h3::quic::StreamId {
-        self.receive.recv_id()
-    }
-}
-
-impl h3::quic::SendStream<Bytes> for BidiStream {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.send.poll_ready(cx)
-    }
-
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        self.send.send_data(data)
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        self.send.poll_finish(cx)
-    }
-
-    fn reset(&mut self, reset_code: u64) {
-        self.send.reset(reset_code);
-    }
-
-    fn send_id(&self) -> h3::quic::StreamId {
-        self.send.send_id()
-    }
-}
-
-/// The sending side of a stream.
-pub struct SendStream {
-    link: Rc<Link>,
-    id: StreamId,
-    writing: Option<WriteBuf<Bytes>>,
-    /// Finished or reset.
-    over: bool,
-}
-
-impl SendStream {
-    fn new(link: &Rc<Link>, id: StreamId) -> Self {
-        Self { link: Rc::clone(link), id, writing: None, over: false }
-    }
-}
-
-fn write_error(error: &WriteError) -> StreamErrorIncoming {
-    match error {
-        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated { error_code: (*code).into() },
-        error => StreamErrorIncoming::Unknown(Box::new(error.clone())),
-    }
-}
-
-impl h3::quic::SendStream<Bytes> for SendStream {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        let Some(data) = &mut self.writing else { return Poll::Ready(Ok(())) };
+    /// Nothing more follows.
+    pub fn finish(&mut self) {
         let id = self.id;
-        let outcome = self.link.with(|state| {
-            state.lost().map_err(lost)?;
-            while data.has_remaining() {
-                match state.machine.send_stream(id).write(data.chunk()) {
-                    Ok(count) => data.advance(count),
-                    Err(WriteError::Blocked) => {
-                        state.waits.stream(id, Wish::Write, cx);
-                        return Poll::Pending;
-                    }
-                    Err(error) => return Poll::Ready(Err(write_error(&error))),
-                }
-            }
-            Poll::Ready(Ok(()))
-        });
-        if outcome.is_ready() {
-            self.writing = None;
-        }
-        self.link.wake();
-        outcome
-    }
-
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        if self.writing.is_some() {
-            let connection_error =
-                ConnectionErrorIncoming::InternalError("a write before the last was done".into());
-            return Err(lost(connection_error));
-        }
-        self.writing = Some(data.into());
-        Ok(())
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        let id = self.id;
-        let finished = self.link.with(|state| {
+        self.over = true;
+        self.link.with(|state| {
+            // It fails for a stream that the client stopped.
             let finished = state.machine.send_stream(id).finish();
             state.unfinished += usize::from(finished.is_ok());
-            finished
         });
-        self.over = true;
         self.link.wake();
-        Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
     }
 
-    fn reset(&mut self, reset_code: u64) {
+    /// Ends it with an error.
+    pub fn reset(&mut self, error: u64) {
         let id = self.id;
         self.over = true;
         self.link.with(|state| {
             // It fails for a stream that is over already.
-            let _ = state.machine.send_stream(id).reset(code(reset_code));
+            let _ = state.machine.send_stream(id).reset(code(error));
         });
         self.link.wake();
-    }
-
-    fn send_id(&self) -> h3::quic::StreamId {
-        to_h3(self.id)
     }
 }
 
 impl Drop for SendStream {
     fn drop(&mut self) {
         let id = self.id;
-        self.link.with(|state| {
-            state.waits.forget(id, Wish::Write);
-            state.waits.forget(id, Wish::Stopped);
-        });
+        self.link.with(|state| state.waits.forget(id, &[Wish::Write, Wish::Stopped]));
         if !self.over {
-            h3::quic::SendStream::reset(self, INTERNAL_ERROR);
+            self.reset(INTERNAL_ERROR);
         }
     }
 }
@@ -315,122 +219,118 @@ impl Drop for SendStream {
 pub struct RecvStream {
     link: Rc<Link>,
     id: StreamId,
-    guard: FrameGuard,
-    /// Read to the end, reset or stopped.
+    /// What was read together with the end, or with what was handed out last.
+    ahead: Option<Bytes>,
+    /// Nothing more comes from the state machine: the end was read, or the stream reset or stopped.
     over: bool,
 }
 
-/// What a read found.
-enum Found {
-    Bytes(Bytes),
-    End,
-    Reset(VarInt),
-}
-
 impl RecvStream {
-    fn new(link: &Rc<Link>, id: StreamId, guard: FrameGuard) -> Self {
-        Self { link: Rc::clone(link), id, guard, over: false }
+    fn new(link: &Rc<Link>, id: StreamId) -> Self {
+        Self { link: Rc::clone(link), id, ahead: None, over: false }
     }
 
-    fn poll_read(&self, cx: &Context<'_>) -> Poll<Result<Found, StreamErrorIncoming>> {
+    /// The connection that it belongs to.
+    pub fn connection(&self) -> Connection {
+        Connection::new(Rc::clone(&self.link))
+    }
+
+    /// The next bytes, or `None` at the end.
+    pub fn poll_read(&mut self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, StreamEnd>> {
+        if let Some(bytes) = self.ahead.take() {
+            return Poll::Ready(Ok(Some(bytes)));
+        }
+        if self.over {
+            return Poll::Ready(Ok(None));
+        }
         let id = self.id;
-        let (outcome, more_credit) = self.link.with(|state| {
-            if let Err(error) = state.lost() {
-                return (Poll::Ready(Err(lost(error))), false);
+        let (first, second, more_credit) = self.link.with(|state| {
+            if alive(state).is_err() {
+                return (Found::Lost, None, false);
             }
             let mut stream = state.machine.recv_stream(id);
             let mut chunks = match stream.read(true) {
                 Ok(chunks) => chunks,
                 Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => {
-                    return (Poll::Ready(Ok(Found::End)), false);
+                    return (Found::End, None, false);
                 }
             };
-            let next = chunks.next(READ_MAX);
+            let first = Found::of(chunks.next(READ_MAX));
+            // Most requests end with their first bytes, and it is good to know at once.
+            let second = matches!(first, Found::Bytes(_)).then(|| Found::of(chunks.next(READ_MAX)));
             let more_credit = chunks.finalize().should_transmit();
-            let outcome = match next {
-                Ok(Some(chunk)) => Poll::Ready(Ok(Found::Bytes(chunk.bytes))),
-                Ok(None) => Poll::Ready(Ok(Found::End)),
-                Err(ReadError::Reset(code)) => Poll::Ready(Ok(Found::Reset(code))),
-                Err(ReadError::Blocked) => {
-                    state.waits.stream(id, Wish::Read, cx);
-                    Poll::Pending
-                }
-            };
-            (outcome, more_credit)
+            if matches!(first, Found::Nothing) {
+                state.waits.stream(id, Wish::Read, cx);
+            }
+            (first, second, more_credit)
         });
         if more_credit {
             self.link.wake();
         }
-        outcome
-    }
-
-    fn stop(&mut self, error_code: u64) {
-        let id = self.id;
-        self.over = true;
-        self.link.with(|state| {
-            // It fails for a stream that is over already.
-            let _ = state.machine.recv_stream(id).stop(code(error_code));
-        });
-        self.link.wake();
-    }
-
-    /// Ends what the guard refused: a request alone, in both directions; of another stream the whole connection.
-    fn refuse(&mut self, why: Refusal) -> StreamErrorIncoming {
-        let numbers = &self.link.endpoint.shared.numbers;
-        match why {
-            Refusal::LongHeaders => numbers.limit_header_bytes.add(1),
-            Refusal::LongFrame => numbers.limit_http3_frames.add(1),
-            Refusal::PushStream | Refusal::TableUse => numbers.http3_protocol_errors.add(1),
+        match second {
+            Some(Found::Bytes(bytes)) => self.ahead = Some(bytes),
+            Some(Found::End) => self.over = true,
+            // What it is will be found again.
+            Some(Found::Nothing | Found::Reset | Found::Lost) | None => {}
         }
-        self.stop(why.code());
-        match self.id.dir() {
-            Dir::Bi => self.link.with(|state| {
-                // It fails for a reply that was finished before.
-                let _ = state.machine.send_stream(self.id).reset(code(why.code()));
-            }),
-            Dir::Uni => self.link.close(code(why.code()), b"refused by the guard of frames"),
-        }
-        StreamErrorIncoming::StreamTerminated { error_code: why.code() }
-    }
-}
-
-impl h3::quic::RecvStream for RecvStream {
-    type Buf = Bytes;
-
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        if self.over {
-            return Poll::Ready(Ok(None));
-        }
-        Poll::Ready(match std::task::ready!(self.poll_read(cx))? {
-            Found::Bytes(bytes) => match self.guard.observe(&bytes) {
-                Ok(()) => Ok(Some(bytes)),
-                Err(why) => Err(self.refuse(why)),
-            },
+        Poll::Ready(match first {
+            Found::Bytes(bytes) => Ok(Some(bytes)),
+            Found::Nothing => return Poll::Pending,
             Found::End => {
                 self.over = true;
                 Ok(None)
             }
-            Found::Reset(code) => {
+            Found::Reset => {
                 self.over = true;
                 self.link.count_reset();
-                Err(StreamErrorIncoming::StreamTerminated { error_code: code.into() })
+                Err(StreamEnd::Client)
             }
+            Found::Lost => Err(StreamEnd::Lost),
         })
     }
 
-    fn stop_sending(&mut self, error_code: u64) {
-        self.stop(error_code);
+    /// Whether it is known that no bytes follow.
+    pub fn is_ended(&self) -> bool {
+        self.over && self.ahead.is_none()
     }
 
-    fn recv_id(&self) -> h3::quic::StreamId {
-        to_h3(self.id)
+    /// Tells the client to send no more.
+    pub fn stop(&mut self, error: u64) {
+        let id = self.id;
+        self.ahead = None;
+        self.over = true;
+        self.link.with(|state| {
+            // It fails for a stream that is over already.
+            let _ = state.machine.recv_stream(id).stop(code(error));
+        });
+        self.link.wake();
+    }
+}
+
+/// What a read found.
+enum Found {
+    Bytes(Bytes),
+    Nothing,
+    End,
+    Reset,
+    Lost,
+}
+
+impl Found {
+    fn of(next: Result<Option<quinn_proto::Chunk>, ReadError>) -> Self {
+        match next {
+            Ok(Some(chunk)) => Self::Bytes(chunk.bytes),
+            Ok(None) => Self::End,
+            Err(ReadError::Blocked) => Self::Nothing,
+            Err(ReadError::Reset(_)) => Self::Reset,
+        }
     }
 }
 
 impl Drop for RecvStream {
     fn drop(&mut self) {
         let id = self.id;
-        self.link.with(|state| state.waits.forget(id, Wish::Read));
+        self.link.with(|state| state.waits.forget(id, &[Wish::Read]));
         if !self.over {
             self.stop(NO_ERROR);
         }

@@ -123,6 +123,7 @@ async def rapid_reset(client: Bare, options: argparse.Namespace) -> None:
         await client.has_begun(stream)
         client.transmit()
         client.quic.reset_stream(stream, ErrorCode.H3_REQUEST_CANCELLED)
+        client.quic.stop_stream(stream, ErrorCode.H3_REQUEST_CANCELLED)
         client.transmit()
 
 

@@ -13,7 +13,8 @@ use futures_util::future::join_all;
 use crate::common;
 
 on_both_drivers!([]; a_handshake_and_some_requests, a_thousand_requests_on_fifty_streams,
-    ten_megabytes_come_back, the_address_changes_in_mid_transfer, connections_end_with_codes);
+    ten_megabytes_come_back, everything_arrives_through_a_bad_network, the_address_changes_in_mid_transfer,
+    connections_end_with_codes);
 
 /// The name that the certificate is for.
 const NAME: &str = "localhost";
@@ -99,6 +100,26 @@ fn ten_megabytes_come_back(driver: Driver) {
         echo(&connection, 10_000_000).await;
         connection.close(http3::NO_ERROR).await;
     });
+    finish(node);
+}
+
+fn everything_arrives_through_a_bad_network(driver: Driver) {
+    let (node, certificate) = start(driver);
+    let faults = Faults {
+        seed: 22,
+        drop_permille: 100,
+        duplicate_permille: 20,
+        reorder_permille: 50,
+        reorder_within: Duration::from_millis(5),
+        ..Faults::default()
+    };
+    let relay = Relay::start(node.listener(1), faults).unwrap();
+    run(async {
+        let connection = Connection::open(relay.address(), NAME, &certificate).await.unwrap();
+        join_all((0..10).map(|_| echo(&connection, 50_000))).await;
+        connection.close(http3::NO_ERROR).await;
+    });
+    assert!(relay.to_node().dropped > 0 && relay.to_clients().dropped > 0);
     finish(node);
 }
 

@@ -327,9 +327,15 @@ fn random_ids_decode_as_often_as_the_documentation_says() {
 
 #[test]
 fn the_examples_of_the_documentation_follow_from_the_formula() {
-    assert_eq!(share(1, 64, 16, 1), 2_f64.powi(-30));
-    assert_eq!(share(2, 64, 16, 2), 2_f64.powi(-28));
-    assert_eq!(share(7, 65_536, 256, 16), 7.0 / 4_096.0);
+    // Rounding differs between machines, and under Miri from run to run.
+    let table = [
+        (share(1, 64, 16, 1), 2_f64.powi(-30)),
+        (share(2, 64, 16, 2), 2_f64.powi(-28)),
+        (share(7, 65_536, 256, 16), 7.0 / 4_096.0),
+    ];
+    for (share, said) in table {
+        assert!((share / said - 1.0).abs() < 1e-12, "{share} is not {said}");
+    }
     let seconds_until_one = 1.0 / (1e6 * share(2, 64, 16, 2));
     assert_eq!(format!("{:.1} minutes", seconds_until_one / 60.0), "4.5 minutes");
 }
