@@ -24,6 +24,16 @@ fn corpus_of_h2_meter() {
 }
 
 #[test]
+fn corpus_of_h3() {
+    replay("h3", berth_dataplane::http::h3::fuzz_logic);
+}
+
+#[test]
+fn corpus_of_quic() {
+    replay("quic", berth_dataplane::quic::fuzz_logic);
+}
+
+#[test]
 fn corpus_of_proxy_protocol() {
     replay("proxy_protocol", berth_dataplane::proxy_protocol::fuzz_logic);
 }
