@@ -522,7 +522,7 @@ pub(crate) fn read_parts<'a>(
             match (reader.next(), parts.last_mut()) {
                 (Ok(None), _) => break,
                 (Ok(Some(Part::Data(more))), Some(Part::Data(bytes))) => {
-                    *bytes = [&bytes[..], &more].concat().into()
+                    *bytes = [&bytes[..], &more].concat().into();
                 }
                 (Ok(Some(part)), _) => parts.push(part),
                 (Err(fault), _) => return (parts, Err(fault)),

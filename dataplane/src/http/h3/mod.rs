@@ -29,7 +29,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_runtime::Deadline;
 use bytes::Bytes;
@@ -105,7 +105,11 @@ pub async fn serve<S: Service>(
 
 /// Sends a GOAWAY, and lets it go before anything else: the end of the connection would take it along.
 async fn say_goaway(session: &mut Session) {
-    poll_fn(|cx| Poll::Ready(session.go_away(cx))).await;
+    poll_fn(|cx| {
+        session.go_away(cx);
+        Poll::Ready(())
+    })
+    .await;
     berth_runtime::sleep(FLUSH).await;
 }
 
@@ -222,14 +226,7 @@ async fn serve_stream<S: Service>(
     };
     let head = match head {
         Ok(head) => head,
-        Err(Refused::TooLarge) => {
-            core.numbers.limit_header_bytes.add(1);
-            let mut record = core.begin(&Method::GET, b"", Version::HTTP_3, &peer, began);
-            let reply = Reply::problem(Problem::HeadersTooLarge);
-            record.status = reply.status;
-            let _ = send_reply(core, send, reply, false).await;
-            return core.finish(record);
-        }
+        Err(Refused::TooLarge) => return answer_too_large(core, &peer, send, began).await,
         Err(Refused::Malformed) => {
             core.numbers.requests_malformed.add(1);
             parts.stop(Code::MessageError);
@@ -267,6 +264,16 @@ async fn serve_stream<S: Service>(
         }
         None => record.status = StatusCode::from_u16(CLIENT_CLOSED).unwrap_or(StatusCode::BAD_REQUEST),
     }
+    core.finish(record);
+}
+
+/// Answers a request whose head was not kept.
+async fn answer_too_large<S: Service>(core: &Rc<Core<S>>, peer: &Peer, send: SendStream, began: Instant) {
+    core.numbers.limit_header_bytes.add(1);
+    let mut record = core.begin(&Method::GET, b"", Version::HTTP_3, peer, began);
+    let reply = Reply::problem(Problem::HeadersTooLarge);
+    record.status = reply.status;
+    let _ = send_reply(core, send, reply, false).await;
     core.finish(record);
 }
 
@@ -327,9 +334,8 @@ impl Received {
 
 impl Source for Received {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        let part = match ready!(self.parts.poll_next(cx)) {
-            Ok(part) => part,
-            Err(_) => return Poll::Ready(Some(Err(BodyError::Gone))),
+        let Ok(part) = ready!(self.parts.poll_next(cx)) else {
+            return Poll::Ready(Some(Err(BodyError::Gone)));
         };
         let bytes = match part {
             Some(Part::Data(bytes)) => bytes,

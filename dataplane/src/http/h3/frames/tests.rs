@@ -1,3 +1,5 @@
+//! What the readers of frames promise: order, bounds, codes, and that it does not matter how the bytes are cut.
+
 use proptest::prelude::*;
 
 use super::*;
