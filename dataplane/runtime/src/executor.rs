@@ -164,6 +164,12 @@ impl Ready {
         self.busy > usize::from(own)
     }
 
+    /// Whether the payer of the task that was taken last has a crowd of tasks, and there are others than it and the core.
+    fn has_crowd(&self) -> bool {
+        let tasks = self.current.map_or(0, |place| self.accounts[place].tasks);
+        tasks >= CROWD_MIN && self.places.len() > 2
+    }
+
     /// The next task; its account stays first until [`Ready::charge`].
     fn pop(&mut self) -> Option<(Runnable, Payer)> {
         loop {
@@ -175,8 +181,6 @@ impl Ready {
                 continue;
             };
             let payer = account.payer;
-            // The core itself and this payer delay nobody.
-            CROWD.set(account.tasks >= CROWD_MIN && self.places.len() > 2);
             self.busy -= usize::from(account.ready.is_empty());
             self.len -= 1;
             self.current = Some(place);
@@ -278,6 +282,7 @@ impl Executor {
                 };
                 YIELD_AT.set(Some(now + share));
                 PAYER.set(payer);
+                CROWD.set(self.queue.borrow().has_crowd());
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runnable.run())) {
                     self.stats.task_panics.add(1);
                     tracing::error!(panic = panic_text(&*panic), "task.panicked");
@@ -294,6 +299,7 @@ impl Executor {
             }
             YIELD_AT.set(None);
             PAYER.set(Payer::CORE);
+            CROWD.set(false);
             self.queue.borrow_mut().calm();
         }
         self.stats.task_polls.add(polled as u64);

@@ -13,7 +13,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use berth_runtime::{Deadline, spawn};
@@ -27,7 +27,8 @@ use super::Core;
 use super::body::{BodyError, Piece, RequestBody, Source};
 use super::h2_meter::{Breach, Flood, FrameMeter, Reactions};
 use super::message::{Peer, Problem, Reply, Service, UpgradeWish};
-use super::stream::{Head, body, request as request_of, response, status_has_body};
+use super::prefixed::hand_out;
+use super::stream::{Head, OpenStream, OpenStreams, body, request as request_of, response, status_has_body};
 use crate::drain::Draining;
 use crate::stats::CoreNumbers;
 
@@ -83,9 +84,11 @@ where
         quiet: false,
     };
     poll_fn(|cx| {
-        driver.shared.driver.take(); // Streams that end while the driver runs need not wake it.
+        driver.shared.streams.wake_nobody(); // Streams that end while the driver runs need not wake it.
         let outcome = driver.poll(cx, draining);
-        driver.shared.driver.set(Some(cx.waker().clone()));
+        // The library does not wake the driver while its socket is full, and then it would not see that its last
+        // stream has ended.
+        driver.shared.streams.wake_after_last(cx);
         outcome
     })
     .await;
@@ -97,10 +100,7 @@ struct Shared {
     breach: Cell<Option<Breach>>,
     /// The flood for which the library sent GOAWAY by itself.
     library_calmed: Cell<Option<Flood>>,
-    streams: Cell<u32>,
-    /// The driver's, while it sleeps. The library does not wake it while its socket is full, and then
-    /// it would not see that its last stream has ended.
-    driver: Cell<Option<Waker>>,
+    streams: Rc<OpenStreams>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
 
     /// Starts and stops the idle time as streams come and go.
     fn watch_idle(&mut self) {
-        let quiet = self.shared.streams.get() == 0;
+        let quiet = self.shared.streams.count() == 0;
         if self.state != State::Open || quiet == self.quiet {
             return;
         }
@@ -195,7 +195,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
     ) {
-        let alive = StreamAlive::new(&self.shared);
+        let alive = OpenStream::new(&self.shared.streams);
         let core = Rc::clone(&self.core);
         let peer = Rc::clone(&self.peer);
         let mut stream = Box::pin(async move {
@@ -204,26 +204,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static, S: Service> Driver<T, S> {
         });
         if stream.as_mut().poll(cx).is_pending() {
             spawn(stream);
-        }
-    }
-}
-
-struct StreamAlive(Rc<Shared>);
-
-impl StreamAlive {
-    fn new(shared: &Rc<Shared>) -> Self {
-        shared.streams.set(shared.streams.get() + 1);
-        Self(Rc::clone(shared))
-    }
-}
-
-impl Drop for StreamAlive {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        if self.0.streams.get() == 0
-            && let Some(driver) = self.0.driver.take()
-        {
-            driver.wake();
         }
     }
 }
@@ -541,8 +521,7 @@ impl AsyncRead for Tunnel {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let count = self.read.len().min(into.remaining());
-        into.put_slice(&self.read.split_to(count));
+        hand_out(&mut self.read, into);
         Poll::Ready(Ok(()))
     }
 }

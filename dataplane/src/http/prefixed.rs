@@ -1,4 +1,4 @@
-//! A stream of which some bytes were read already, and come first when it is read again.
+//! Bytes that were read already, and come first when somebody reads again.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,6 +6,15 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Hands out kept bytes, as many as there is room for; with the last one the buffer that they were a part of goes.
+pub(super) fn hand_out(kept: &mut Bytes, into: &mut ReadBuf<'_>) {
+    let count = kept.len().min(into.remaining());
+    into.put_slice(&kept.split_to(count));
+    if kept.is_empty() {
+        *kept = Bytes::new();
+    }
+}
 
 /// A stream of which some bytes were read already.
 pub(crate) struct Prefixed<T> {
@@ -22,11 +31,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
         if self.read.is_empty() {
             return Pin::new(&mut self.io).poll_read(cx, into);
         }
-        let count = self.read.len().min(into.remaining());
-        into.put_slice(&self.read.split_to(count));
-        if self.read.is_empty() {
-            self.read = Bytes::new(); // Lets go of the buffer that it was a part of.
-        }
+        hand_out(&mut self.read, into);
         Poll::Ready(Ok(()))
     }
 }

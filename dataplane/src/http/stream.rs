@@ -1,6 +1,8 @@
-//! What HTTP/2 and HTTP/3 share: requests from pseudo-headers, and the heads of replies.
+//! What HTTP/2 and HTTP/3 share: requests from pseudo-headers, the heads of replies, the count of open streams.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
@@ -87,4 +89,50 @@ pub(super) fn response<S>(
 /// Whether a reply with this status may have a body.
 pub(super) fn status_has_body(status: StatusCode) -> bool {
     !(status.is_informational() || matches!(status.as_u16(), 204 | 304))
+}
+
+/// The streams of a connection that are being served.
+#[derive(Default)]
+pub(super) struct OpenStreams {
+    count: Cell<u32>,
+    /// Who waits for the last one to end.
+    waiting: Cell<Option<Waker>>,
+}
+
+impl OpenStreams {
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        self.count.get()
+    }
+
+    /// Has the current task woken when the last one ends.
+    pub(super) fn wake_after_last(&self, cx: &Context<'_>) {
+        self.waiting.set(Some(cx.waker().clone()));
+    }
+
+    /// Nobody is to be woken any more.
+    pub(super) fn wake_nobody(&self) {
+        drop(self.waiting.take());
+    }
+}
+
+/// Counts a stream as long as it lives.
+pub(super) struct OpenStream(Rc<OpenStreams>);
+
+impl OpenStream {
+    pub(super) fn new(streams: &Rc<OpenStreams>) -> Self {
+        streams.count.set(streams.count.get() + 1);
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0
+            && let Some(waiting) = self.0.waiting.take()
+        {
+            waiting.wake();
+        }
+    }
 }

@@ -21,7 +21,7 @@
 //! - A connection id names server, core and generation ([`keys`]). A datagram whose id names another core of this node
 //!   is tossed there, once: a tossed datagram is never tossed again.
 //! - No stateless reset is sent for an id that names another core, server or generation.
-//! - Before its address is validated a client gets at most three times the bytes that it sent (the library), and while
+//! - Before its address is proved a client gets at most three times the bytes that it sent (`link::Allowance`), and while
 //!   more than `limits.http3.retry_above` handshakes are open, a Retry and no memory.
 //! - Every queue has a bound: datagrams that wait for their connection ([`link`]), first packets ([`endpoint`]).
 //!

@@ -535,11 +535,10 @@ pub(crate) fn read_parts<'a>(
 /// How reading a unidirectional stream ends. For tests.
 pub(crate) fn read_unidirectional<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Result<Interest, Fault> {
     let (mut reader, mut told) = (UniReader::new(), Told::default());
-    let read = pieces.try_fold(Interest::Some, |interest, piece| match interest {
+    pieces.try_fold(Interest::Some, |interest, piece| match interest {
         Interest::Some => reader.read(Bytes::copy_from_slice(piece), &mut told),
         Interest::None => Ok(Interest::None),
-    })?;
-    Ok(read)
+    })
 }
 
 #[cfg(test)]

@@ -24,11 +24,10 @@ mod session;
 mod static_table;
 mod tunnel;
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use berth_runtime::Deadline;
@@ -38,7 +37,7 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use super::Core;
 use super::body::{Body, BodyError, Piece, RequestBody, Source};
 use super::message::{OnUpgrade, Peer, Problem, Reply, Service, UpgradeWish};
-use super::stream::{self, body, request as request_of, response, status_has_body};
+use super::stream::{self, OpenStream, OpenStreams, body, request as request_of, response, status_has_body};
 use super::websocket;
 use crate::drain::Draining;
 use crate::quic::{Connection, Lost, RecvStream, SendStream, StreamEnd};
@@ -71,9 +70,9 @@ pub async fn serve<S: Service>(
 ) {
     core.numbers.http3_connections.add(1);
     let mut session = Session::new(connection.clone(), core.limits.header_bytes as u64);
-    let streams = Rc::<Streams>::default();
+    let streams = Rc::<OpenStreams>::default();
     let stream = |(send, receive)| {
-        let (alive, core, peer) = (Alive::new(&streams), Rc::clone(core), Rc::clone(&peer));
+        let (alive, core, peer) = (OpenStream::new(&streams), Rc::clone(core), Rc::clone(&peer));
         Box::pin(async move {
             let _alive = alive;
             serve_stream(&core, peer, send, receive).await;
@@ -86,7 +85,7 @@ pub async fn serve<S: Service>(
             Next::Request(request) => begin(stream(request)).await,
             Next::Failed(fault) => return end_connection(&connection, &core.numbers, fault),
             Next::Lost => return,
-            Next::Idle if streams.count.get() > 0 => {}
+            Next::Idle if streams.count() > 0 => {}
             Next::Idle => {
                 core.numbers.limit_idle_timeout.add(1);
                 say_goaway(&mut session).await;
@@ -95,7 +94,7 @@ pub async fn serve<S: Service>(
             Next::Drain => {
                 say_goaway(&mut session).await;
                 // Streams that crossed the GOAWAY are refused; those that run may end.
-                while let Some(Ok(())) = streams.unless_none(poll_fn(|cx| session.poll_refuse(cx))).await {}
+                while let Some(Ok(())) = unless_none(&streams, poll_fn(|cx| session.poll_refuse(cx))).await {}
                 break;
             }
         }
@@ -153,51 +152,20 @@ async fn begin(mut stream: Pin<Box<impl Future<Output = ()> + 'static>>) {
     }
 }
 
-/// The streams of a connection that are being served.
-#[derive(Default)]
-struct Streams {
-    count: Cell<u32>,
-    /// Who waits for the last one to end.
-    waiting: Cell<Option<Waker>>,
-}
-
-impl Streams {
-    /// Runs a future until it is done, or until no stream is left: then `None`.
-    async fn unless_none<F: Future>(&self, future: F) -> Option<F::Output> {
-        let mut future = std::pin::pin!(future);
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(output));
-            }
-            if self.count.get() == 0 {
-                return Poll::Ready(None);
-            }
-            self.waiting.set(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-/// Counts a stream as long as it lives.
-struct Alive(Rc<Streams>);
-
-impl Alive {
-    fn new(streams: &Rc<Streams>) -> Self {
-        streams.count.set(streams.count.get() + 1);
-        Self(Rc::clone(streams))
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
-        if self.0.count.get() == 0
-            && let Some(waiting) = self.0.waiting.take()
-        {
-            waiting.wake();
+/// Runs a future until it is done, or until no stream is left: then `None`.
+async fn unless_none<F: Future>(streams: &OpenStreams, future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
         }
-    }
+        if streams.count() == 0 {
+            return Poll::Ready(None);
+        }
+        streams.wake_after_last(cx);
+        Poll::Pending
+    })
+    .await
 }
 
 /// One stream: request in, reply out.
@@ -227,14 +195,9 @@ async fn serve_stream<S: Service>(
     let head = match head {
         Ok(head) => head,
         Err(Refused::TooLarge) => return answer_too_large(core, &peer, send, began).await,
-        Err(Refused::Malformed) => {
-            core.numbers.requests_malformed.add(1);
-            parts.stop(Code::MessageError);
-            return send.reset(Code::MessageError as u64);
-        }
-        Err(Refused::Undecodable) => {
-            let code = parts.fail(Fault::Protocol(Code::QpackDecompressionFailed));
-            return send.reset(code as u64);
+        Err(why) => {
+            core.numbers.requests_malformed.add(u64::from(why == Refused::Malformed));
+            return send.reset(parts.refuse(why) as u64);
         }
     };
     let head_only = head.method == Method::HEAD;
@@ -364,14 +327,9 @@ impl Source for Received {
         }
         Poll::Ready(match head::trailers(section, self.limit) {
             Ok(trailers) => Ok(Some(trailers)),
-            Err(Refused::Malformed) => Err(self.malformed()),
-            Err(Refused::TooLarge) => {
-                self.parts.fail(Fault::LongHeaders);
-                Err(BodyError::Gone)
-            }
-            Err(Refused::Undecodable) => {
-                self.parts.fail(Fault::Protocol(Code::QpackDecompressionFailed));
-                Err(BodyError::Gone)
+            Err(why) => {
+                self.parts.refuse(why);
+                Err(if why == Refused::Malformed { BodyError::Malformed } else { BodyError::Gone })
             }
         })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::frames::{Code, Fault, Part, PartReader};
+use super::head::Refused;
 use crate::quic::{Connection, RecvStream, StreamEnd};
 use crate::stats::CoreNumbers;
 
@@ -58,6 +59,18 @@ impl Parts {
     /// Tells the client to send no more.
     pub(super) fn stop(&mut self, code: Code) {
         self.stream.stop(code as u64);
+    }
+
+    /// Ends the stream, or the connection, because a section is refused; says with which code.
+    pub(super) fn refuse(&mut self, why: Refused) -> Code {
+        match why {
+            Refused::Undecodable => self.fail(Fault::Protocol(Code::QpackDecompressionFailed)),
+            Refused::TooLarge => self.fail(Fault::LongHeaders),
+            Refused::Malformed => {
+                self.stop(Code::MessageError);
+                Code::MessageError
+            }
+        }
     }
 
     /// Ends the stream, or the connection, because of a fault; says with which code.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::super::prefixed::hand_out;
 use super::frames::{self, Code, Part};
 use super::parts::Parts;
 use crate::quic::SendStream;
@@ -52,8 +53,7 @@ impl AsyncRead for Tunnel {
                 Err(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             }
         }
-        let count = self.read.len().min(into.remaining());
-        into.put_slice(&self.read.split_to(count));
+        hand_out(&mut self.read, into);
         Poll::Ready(Ok(()))
     }
 }
