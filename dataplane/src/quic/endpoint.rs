@@ -25,6 +25,7 @@ use quinn_proto::{
 
 use super::keys::{Ids, QuicKeys, Resets, Tokens};
 use super::link::{Allowance, Driver, Link, Proof, Serving, State};
+use super::owners::{Owner, Owners};
 use super::streams::Connection;
 use crate::config::{self, Limits};
 use crate::connections::{Admission, Connections, Refused};
@@ -153,6 +154,7 @@ pub struct Endpoint {
     address: SocketAddr,
     socket: UdpSocket,
     machine: RefCell<quinn_proto::Endpoint>,
+    owners: Arc<Owners>,
     links: RefCell<Vec<Option<Rc<Link>>>>,
     /// First packets that wait.
     strangers: RefCell<VecDeque<Arrived>>,
@@ -180,7 +182,8 @@ impl Endpoint {
         let core_number = u8::try_from(core).map_err(|_| io::Error::other("QUIC has room for 256 cores"))?;
         let generation = Generation::new(0).expect("0 is a generation");
         let here = Destination { server: settings.config.server, core: core_number, generation };
-        let machine = machine(settings, here, &shared.limits).map_err(io::Error::other)?;
+        let owners = Arc::default();
+        let machine = machine(settings, here, &owners, &shared.limits).map_err(io::Error::other)?;
         let endpoint = Rc::new(Self {
             keys: Arc::clone(&settings.keys),
             here,
@@ -189,6 +192,7 @@ impl Endpoint {
             address: socket.local_addr()?,
             socket,
             machine: RefCell::new(machine),
+            owners,
             links: RefCell::default(),
             strangers: RefCell::default(),
             last: Cell::new([0; CID_LEN]),
@@ -387,12 +391,15 @@ impl Endpoint {
                 return self.respond(transmit, reply);
             }
         };
+        let owner = self.owners.admit();
+        let making = owner.make_ids();
         let accepted = self.machine.borrow_mut().accept(incoming, now, &mut reply, None);
+        drop(making);
         match accepted {
             Ok((handle, machine)) => {
                 self.give_spare(reply);
                 let allowance = if validated { Allowance::Any } else { Allowance::new(size) };
-                let link = Rc::new(Link::new(handle, Rc::clone(self), machine, allowance));
+                let link = Rc::new(Link::new(handle, owner, Rc::clone(self), machine, allowance));
                 self.insert(handle, Rc::clone(&link));
                 let driver = Driver::new(link, admission, handshake);
                 berth_runtime::spawn_for(payer(client.ip()), driver.run());
@@ -432,8 +439,10 @@ impl Endpoint {
     pub(super) fn handle_event(
         &self,
         handle: ConnectionHandle,
+        owner: &Owner,
         event: EndpointEvent,
     ) -> Option<ConnectionEvent> {
+        let _making = owner.make_ids();
         self.machine.borrow_mut().handle_event(handle, event)
     }
 
@@ -525,6 +534,7 @@ impl Endpoint {
 pub(super) fn machine(
     settings: &Settings,
     here: Destination,
+    owners: &Arc<Owners>,
     limits: &Limits,
 ) -> Result<quinn_proto::Endpoint, String> {
     let tls = QuicServerConfig::try_from(Arc::clone(&settings.tls)).map_err(|error| error.to_string())?;
@@ -535,9 +545,12 @@ pub(super) fn machine(
     server.transport_config(Arc::new(transport(limits)));
     server.validation_token_config(no_tokens);
     let mut config = EndpointConfig::new(Arc::new(Resets(Arc::clone(keys))));
-    let (keys, lifetime) = (Arc::clone(keys), settings.config.connection_id_lifetime);
+    let (keys, owners) = (Arc::clone(keys), Arc::clone(owners));
+    let lifetime = settings.config.connection_id_lifetime;
     config.supported_versions(vec![VERSION]); // The library knows drafts as well, which nobody speaks any more.
-    config.cid_generator(move || Box::new(Ids { keys: Arc::clone(&keys), here, lifetime }));
+    config.cid_generator(move || {
+        Box::new(Ids { keys: Arc::clone(&keys), here, owners: Arc::clone(&owners), lifetime })
+    });
     Ok(quinn_proto::Endpoint::new(Arc::new(config), Some(Arc::new(server)), true, None))
 }
 

@@ -51,7 +51,8 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
 /// two that say its length. Panics if an answer to a stranger is longer than what it answers.
 pub fn fuzz_logic(mut data: &[u8]) {
     let site = &*SITE;
-    let mut endpoint = machine(&site.settings, site.here, &site.limits).expect("the configuration is valid");
+    let mut endpoint = machine(&site.settings, site.here, &Arc::default(), &site.limits)
+        .expect("the configuration is valid");
     let mut connections = HashMap::new();
     let mut now = Instant::now();
     while let Some(([how, high, low], rest)) = data.split_first_chunk() {

@@ -16,13 +16,14 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::aead::{self, AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hmac, rand};
 use berth_steer::aes::{AES_TABLES, AesKey};
-use berth_steer::cid::{CID_LEN, Codepoint, Config, Configs, Destination, Routable, Unroutable};
+use berth_steer::cid::{CID_LEN, Codepoint, Config, Configs, Destination, NONCE_LEN, Routable, Unroutable};
 use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 
+use super::owners::Owners;
 use crate::config::ConnectionIds;
 use crate::keyring::{DerivedKey, Keyring, Purpose, Schedule};
 
@@ -66,7 +67,11 @@ impl QuicKeys {
 
     /// Where the packet with this connection id belongs.
     pub fn destination(&self, id: &[u8]) -> Result<Destination, Unroutable> {
-        self.keys.load().configs.decode(&AES_TABLES, id).map(|Routable { destination, .. }| destination)
+        self.read(id).map(|Routable { destination, .. }| destination)
+    }
+
+    fn read(&self, id: &[u8]) -> Result<Routable, Unroutable> {
+        self.keys.load().configs.decode(&AES_TABLES, id)
     }
 }
 
@@ -113,25 +118,33 @@ fn token_key(key: &DerivedKey) -> RandomizedNonceKey {
 pub(super) struct Ids {
     pub(super) keys: Arc<QuicKeys>,
     pub(super) here: Destination,
+    pub(super) owners: Arc<Owners>,
     pub(super) lifetime: std::time::Duration,
 }
 
+/// Bytes of the nonce that tell whose id it is. The eight others are random: among a million ids of one connection two
+/// are the same once in 33 million.
+const OWNER_LEN: usize = 4;
+
 impl ConnectionIdGenerator for Ids {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut nonce = [0; berth_steer::cid::NONCE_LEN];
-        rand::fill(&mut nonce).expect("the random generator of the process works, or TLS would not");
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..OWNER_LEN].copy_from_slice(&self.owners.making_for().to_be_bytes());
+        rand::fill(&mut nonce[OWNER_LEN..])
+            .expect("the random generator of the process works, or TLS would not");
         let keys = self.keys.keys.load();
         let id = keys.configs.encode(keys.current, self.here, nonce);
         ConnectionId::new(id.expect("the current root has a config").as_bytes())
     }
 
-    /// Refuses every id that another core, server or generation made: it must never be answered with a stateless
-    /// reset, which would kill a connection that lives there.
+    /// Whether the library may answer an id that it does not know with a stateless reset. It may not when another
+    /// core, server or generation made the id, or when it was made for a connection that lives here, which has retired
+    /// it: the reset would kill that connection.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        match self.keys.destination(id) {
-            Ok(destination) if destination == self.here => Ok(()),
-            _ => Err(InvalidCid),
-        }
+        let Routable { destination, nonce, .. } = self.keys.read(id).map_err(|_| InvalidCid)?;
+        let [a, b, c, d, ..] = nonce;
+        let is_dead = !self.owners.is_alive(u32::from_be_bytes([a, b, c, d]));
+        if destination == self.here && is_dead { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {
@@ -192,9 +205,9 @@ impl AeadKey for Tokens {
     }
 
     fn open<'a>(&self, data: &'a mut [u8], additional_data: &[u8]) -> Result<&'a mut [u8], CryptoError> {
-        let length = data.len().checked_sub(NONCE_LEN).ok_or(CryptoError)?;
+        let length = data.len().checked_sub(aead::NONCE_LEN).ok_or(CryptoError)?;
         let (sealed, nonce) = data.split_at_mut(length);
-        let nonce: [u8; NONCE_LEN] = (&*nonce).try_into().map_err(|_| CryptoError)?;
+        let nonce: [u8; aead::NONCE_LEN] = (&*nonce).try_into().map_err(|_| CryptoError)?;
         let keys = self.0.keys.load();
         // A failed attempt spoils its bytes, so each key gets a copy. A token has some hundred.
         for key in keys.tokens.iter().rev() {
@@ -230,7 +243,8 @@ mod tests {
     }
 
     fn ids(keys: &Arc<QuicKeys>, core: u8) -> Ids {
-        Ids { keys: Arc::clone(keys), here: here(core), lifetime: Duration::from_secs(600) }
+        let owners = Arc::default();
+        Ids { keys: Arc::clone(keys), here: here(core), owners, lifetime: Duration::from_secs(600) }
     }
 
     fn fresh(layout: ConnectionIds) -> (Keyring, Arc<QuicKeys>) {
@@ -249,6 +263,20 @@ mod tests {
             assert!(ids(&keys, 4).validate(&id).is_err(), "no reset may be sent for it");
             assert!(ids(&keys, 3).validate(&ConnectionId::new(&[0; CID_LEN])).is_err());
         }
+    }
+
+    #[test]
+    fn an_id_that_a_living_connection_retired_is_not_answered_with_a_reset() {
+        let (_, keys) = fresh(ConnectionIds::Encrypted);
+        let mut ids = ids(&keys, 3);
+        let owners = Arc::clone(&ids.owners);
+        let connection = owners.admit();
+        let making = connection.make_ids();
+        let id = ids.generate_cid();
+        drop(making);
+        assert!(ids.validate(&id).is_err(), "whether it is retired or not");
+        drop(connection);
+        assert!(ids.validate(&id).is_ok(), "now its client may be told");
     }
 
     #[test]

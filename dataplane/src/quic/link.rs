@@ -20,6 +20,7 @@ use quinn_proto::{
 };
 
 use super::endpoint::{Endpoint, Outgoing, Sent};
+use super::owners::Owner;
 use crate::connections::{Admission, Handshake};
 
 /// Datagrams that wait for the task of their connection. A client has its turn every few milliseconds even on a core
@@ -78,6 +79,8 @@ impl Allowance {
 /// What a connection's task, its streams and its endpoint share.
 pub(super) struct Link {
     pub(super) handle: ConnectionHandle,
+    /// Whose ids are not answered with a reset while this lives.
+    owner: Owner,
     pub(super) endpoint: Rc<Endpoint>,
     state: RefCell<State>,
     /// Datagrams that came, for the task.
@@ -162,6 +165,7 @@ impl Waits {
 impl Link {
     pub(super) fn new(
         handle: ConnectionHandle,
+        owner: Owner,
         endpoint: Rc<Endpoint>,
         machine: quinn_proto::Connection,
         allowance: Allowance,
@@ -178,6 +182,7 @@ impl Link {
         };
         Self {
             handle,
+            owner,
             endpoint,
             state: RefCell::new(state),
             waiting: RefCell::default(),
@@ -399,7 +404,9 @@ impl Driver {
                 machine.handle_timeout(now);
             }
             while let Some(event) = machine.poll_endpoint_events() {
-                if let Some(event) = self.link.endpoint.handle_event(self.link.handle, event) {
+                if let Some(event) =
+                    self.link.endpoint.handle_event(self.link.handle, &self.link.owner, event)
+                {
                     machine.handle_event(event);
                 }
             }
@@ -516,7 +523,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let (endpoint, handle) = (&self.link.endpoint, self.link.handle);
         if self.link.with(|state| !state.machine.is_drained()) {
-            endpoint.handle_event(handle, EndpointEvent::drained());
+            endpoint.handle_event(handle, &self.link.owner, EndpointEvent::drained());
         }
         endpoint.remove(handle);
     }

@@ -20,7 +20,8 @@
 //!
 //! - A connection id names server, core and generation ([`keys`]). A datagram whose id names another core of this node
 //!   is tossed there, once: a tossed datagram is never tossed again.
-//! - No stateless reset is sent for an id that names another core, server or generation.
+//! - No stateless reset is sent for an id that names another core, server or generation, nor for one that a connection
+//!   has retired and that is still on its way ([`owners`]).
 //! - Before its address is proved a client gets at most three times the bytes that it sent (`link::Allowance`), and while
 //!   more than `limits.http3.retry_above` handshakes are open, a Retry and no memory.
 //! - Every queue has a bound: datagrams that wait for their connection ([`link`]), first packets ([`endpoint`]).
@@ -33,6 +34,7 @@ mod endpoint;
 mod fuzz;
 mod keys;
 mod link;
+mod owners;
 mod streams;
 
 pub use endpoint::{Endpoint, Settings, Shared};

@@ -229,7 +229,8 @@ impl Configs {
             Some(Config::Encrypted(key)) => key.decrypt(tables, *block),
         };
         let destination = read(clear).ok_or(Unroutable::Check)?;
-        Ok(Routable { destination, codepoint })
+        let [_, _, _, _, nonce @ ..] = clear;
+        Ok(Routable { destination, codepoint, nonce })
     }
 }
 
@@ -257,6 +258,8 @@ pub struct Routable {
     pub destination: Destination,
     /// The config that made it.
     pub codepoint: Codepoint,
+    /// What its maker put there.
+    pub nonce: [u8; NONCE_LEN],
 }
 
 /// Why an id says nothing, in the order in which it is found out.

@@ -176,12 +176,12 @@ fn a_rotation_from_one_key_to_the_next() {
     configs.set(NEW, encrypted(1));
     let new = configs.encode(NEW, here, nonce).unwrap();
     assert_ne!(old.as_bytes()[1..], new.as_bytes()[1..], "another key, another block");
-    assert_eq!(decode(&configs, old.as_bytes()), Ok(Routable { destination: here, codepoint: OLD }));
-    assert_eq!(decode(&configs, new.as_bytes()), Ok(Routable { destination: here, codepoint: NEW }));
+    assert_eq!(decode(&configs, old.as_bytes()), Ok(Routable { destination: here, codepoint: OLD, nonce }));
+    assert_eq!(decode(&configs, new.as_bytes()), Ok(Routable { destination: here, codepoint: NEW, nonce }));
 
     configs.set(OLD, Config::Absent);
     assert_eq!(decode(&configs, old.as_bytes()), Err(Unroutable::UnknownConfig));
-    assert_eq!(decode(&configs, new.as_bytes()), Ok(Routable { destination: here, codepoint: NEW }));
+    assert_eq!(decode(&configs, new.as_bytes()), Ok(Routable { destination: here, codepoint: NEW, nonce }));
 }
 
 #[test]
@@ -362,7 +362,7 @@ proptest! {
         let codepoint = Codepoint(number);
         let configs = only(codepoint, config);
         let id = configs.encode(codepoint, here, nonce).unwrap();
-        prop_assert_eq!(decode(&configs, id.as_bytes()), Ok(Routable { destination: here, codepoint }));
+        prop_assert_eq!(decode(&configs, id.as_bytes()), Ok(Routable { destination: here, codepoint, nonce }));
     }
 
     #[test]
