@@ -111,6 +111,8 @@ pub struct CoreStats {
     Counter receive_pool_shrunk;
     /// Send buffers in use.
     Gauge send_buffers;
+    /// Turns that put off sends which follow others of their streams, because they had started enough of them.
+    Counter sends_put_off;
     /// Accepts that failed for want of descriptors or memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
     Counter accept_exhausted;
     /// Datagrams that did not fit their buffer or carried a control message that we cannot read.

@@ -128,6 +128,35 @@ fn a_reset_is_an_error_and_not_a_hang() {
     });
 }
 
+/// Regression: all streams with bytes left sent at once, and who asked meanwhile waited for them all.
+#[test]
+fn streams_that_are_written_at_once_take_turns_to_send() {
+    const STREAMS: usize = 16;
+    const BYTES: usize = 1 << 20;
+    let options = CoreOptions { driver: DriverChoice::Uring, ..CoreOptions::default() };
+    let ((), stats) = run_on(&options, async {
+        let mut readers = Vec::new();
+        let mut writers = Vec::new();
+        for _ in 0..STREAMS {
+            let (mut near, mut far) = tcp_pair();
+            readers.push(std::thread::spawn(move || {
+                let mut all = Vec::new();
+                std::io::Read::read_to_end(&mut near, &mut all).unwrap();
+                all.len()
+            }));
+            writers.push(spawn_scoped(async move {
+                far.write_all(&vec![7; BYTES]).await.unwrap();
+                far.shutdown().await.unwrap();
+            }));
+        }
+        for writer in writers {
+            writer.await;
+        }
+        assert!(readers.into_iter().all(|reader| reader.join().unwrap() == BYTES), "nothing is lost");
+    });
+    assert!(stats.sends_put_off.get() > 0);
+}
+
 #[test]
 fn a_slow_reader_stops_the_sender_and_loses_nothing() {
     on_both(|| async {

@@ -116,6 +116,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// Sockets that one turn closes, if more are to be closed. The close of a socket whose peer has sent 300 KB
 /// that nobody read takes the kernel 50 to 100 µs; of an idle one, 3 µs.
 const CLOSES_PER_TURN: usize = 4;
+/// How long the kernel sends what follows other sends, in one turn. A stream that is written faster than its peer reads
+/// has its next bytes ready whenever the kernel has taken some, and no task has to run for that: with many such streams
+/// everybody else would wait until all have sent.
+const FOLLOW_UPS: Duration = Duration::from_micros(50);
 /// How long a turn looks at what has happened, if it does not end before: as long as tasks may run then.
 const GATHER: Duration = Duration::from_micros(100);
 
@@ -142,6 +146,8 @@ pub(crate) struct Ring {
     /// Made when the first UDP socket is bound.
     datagrams: RefCell<ManuallyDrop<Option<ReceivePool>>>,
     starved: RefCell<Starved>,
+    /// Sends that follow another of their stream, in the order in which those were done.
+    follow_ups: RefCell<VecDeque<(Rc<tcp::State>, SendBuffer)>>,
     /// Descriptors to be closed, whose operations are ended first, in the order of their coming.
     closing: RefCell<VecDeque<(RawFd, Busy)>>,
     /// Whether the kernel ends a receive after some bytes when asked to.
@@ -218,6 +224,7 @@ impl Ring {
             streams: RefCell::new(ManuallyDrop::new(streams)),
             datagrams: RefCell::default(),
             starved: RefCell::default(),
+            follow_ups: RefCell::default(),
             closing: RefCell::default(),
             receive_ends: probe::ends_receives(&probe::kernel_release()),
             send_pool: SendPool::new(options.guard, Arc::clone(stats)),
@@ -236,8 +243,9 @@ impl Ring {
         // Before sleeping: buffers that tasks gave back may be what a starved receive waits for.
         self.arm_starved();
         let closes_left = self.close_some();
+        let sends_left = self.send_some();
         match park {
-            Park::Sleep(time) if !closes_left => {
+            Park::Sleep(time) if !closes_left && !sends_left => {
                 self.stats.sleeps.add(1);
                 self.enter(1, time);
             }
@@ -250,6 +258,18 @@ impl Ring {
         self.reap();
         self.gather();
         self.tend_pools();
+    }
+
+    /// Starts sends that follow others; true when some are left.
+    fn send_some(&self) -> bool {
+        let mut cost = Duration::ZERO;
+        while cost < FOLLOW_UPS {
+            let Some((state, buffer)) = self.follow_ups.borrow_mut().pop_front() else { return false };
+            cost += tcp::send(self, &state, buffer);
+        }
+        let left = !self.follow_ups.borrow().is_empty();
+        self.stats.sends_put_off.add(u64::from(left));
+        left
     }
 
     /// Fetches more of what has happened. The kernel tells it in the order of arrival and some twenty at a time, so that
@@ -298,6 +318,7 @@ impl Ring {
         let starved = std::mem::take(&mut *self.starved.borrow_mut());
         starved.streams.iter().for_each(|state| state.take_wakers(&mut wakers));
         starved.datagrams.iter().for_each(|state| state.take_wakers(&mut wakers));
+        self.follow_ups.borrow().iter().for_each(|(state, _)| state.take_wakers(&mut wakers));
         drop(wakers);
     }
 

@@ -9,7 +9,8 @@
 //!   that the peer's window closes; reading the queue empty arms it again. When the pool is nearly
 //!   used up a reader may lag by one receive only.
 //! * *Sending*: a write copies into a send buffer and starts one send of it; further writes fill a
-//!   second buffer, which goes when the first is done. With both full a write waits. A flush waits
+//!   second buffer, which goes when the first is done, if many streams do not want the same (the ring's
+//!   `follow_ups`). With both full a write waits. A flush waits
 //!   until nothing waits behind the send in flight; a shutdown waits until the kernel has taken
 //!   all. A stream that is dropped without a shutdown drops what the kernel has not taken.
 
@@ -208,7 +209,7 @@ impl RingStream {
         } else {
             inner.sending = true;
             drop(inner);
-            send(&self.ring, &self.state, buffer);
+            bill(send(&self.ring, &self.state, buffer));
         }
         Poll::Ready(Ok(written))
     }
@@ -379,14 +380,18 @@ fn stop_if_lagging(ring: &Ring, inner: &mut Inner) {
     }
 }
 
-fn send(ring: &Ring, state: &Rc<State>, buffer: SendBuffer) {
+/// Has the kernel send what is pending in a buffer; tells about how long that takes.
+pub(super) fn send(ring: &Ring, state: &Rc<State>, buffer: SendBuffer) -> Duration {
+    if state.inner.borrow().closed {
+        return Duration::ZERO;
+    }
     let (start, len) = buffer.pending();
-    bill(SEND_COST + SEND_COST_PER_KIB * (len / 1024) as u32);
     // MSG_WAITALL lets the kernel go on by itself after a partial send.
     let entry = opcode::Send::new(Fd(state.fd), start, len as u32)
         .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
         .build();
     ring.start(Slot::Send(Rc::clone(state), buffer), entry);
+    SEND_COST + SEND_COST_PER_KIB * (len / 1024) as u32
 }
 
 /// The completion of a send: the buffer is ours again.
@@ -409,7 +414,7 @@ pub(super) fn sent(ring: &Ring, state: &Rc<State>, mut buffer: SendBuffer, done:
     let writer = inner.writer.take();
     drop(inner);
     if let Some(follow) = follow {
-        send(ring, state, follow);
+        ring.follow_ups.borrow_mut().push_back((Rc::clone(state), follow));
     }
     wake(writer);
 }
