@@ -12,6 +12,7 @@
 mod debian;
 mod demo;
 mod fuzz;
+mod python;
 mod shell;
 mod step;
 mod test;

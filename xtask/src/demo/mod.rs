@@ -14,6 +14,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::demo::node::Node;
+use crate::demo::smoke::Http3;
 use crate::shell::{self, Failure};
 use crate::workspace::Workspace;
 
@@ -29,7 +30,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a demo of the whole product would also show, and why this one does not.
 const LEFT_OUT: &[&str] = &[
-    "HTTP/3: the node speaks it on the https port, but curl as Debian builds it does not ask for it",
     "XDP and reuseport steering in network namespaces: not built yet",
     "workers and objects: the WebAssembly host is not built yet",
 ];
@@ -37,13 +37,18 @@ const LEFT_OUT: &[&str] = &[
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Failure> {
     // Caught from the start, so that the node never outlives us, not even while it comes up.
     let stop = catch_signals()?;
-    smoke::provide_client()?;
+    smoke::provide_curl()?;
+    let http3 = if arguments.smoke { smoke::provide_aioquic(workspace) } else { Ok(()) };
     shell::run(workspace.cargo(["build", "--release", "--package", "berth-cli", "--bin", "berth"]))?;
     let mut node = Node::start(workspace)?;
     node.wait_until_ready(&stop)?;
     if arguments.smoke {
-        smoke::run(&mut node)?;
+        let asked = if http3.is_ok() { Http3::Asked } else { Http3::LeftOut };
+        smoke::run(workspace, &mut node, asked)?;
         left_out();
+        if let Err(missing) = http3 {
+            println!("  requests over HTTP/3: {missing}");
+        }
         return Ok(());
     }
     introduce(&node);
@@ -68,6 +73,7 @@ fn introduce(node: &Node) {
          \n  HTTP/1.1             curl -i http://{plain}/\
          \n  HTTP/2, clear text   curl -i --http2-prior-knowledge http://{plain}/\
          \n  HTTP/2 over TLS      curl -i --insecure https://{tls}/\
+         \n  HTTP/3               curl -i --insecure --http3-only https://{tls}/ (where curl speaks it)\
          \n  echo a body          curl --data-binary 'ahoy' http://{plain}/echo\
          \n  stream a body        curl --output /dev/null http://{plain}/stream/1MiB\
          \n  what it counts       curl http://{admin}/metrics\n\

@@ -1,21 +1,25 @@
-//! The requests of `cargo xtask demo --smoke`, made by curl, and what their answers must be.
+//! The requests of `cargo xtask demo --smoke`, and what their answers must be.
 //!
-//! curl is a client that we did not write, so an agreement with it says something.
+//! They are made by curl, and over HTTP/3, which Debian's curl does not speak, by aioquic: clients that we did not
+//! write, so an agreement with them says something.
 
 use std::fs;
 use std::process::Command;
 
 use crate::debian::{self, CURL};
 use crate::demo::node::Node;
+use crate::python;
 use crate::shell::{self, Failure};
+use crate::workspace::Workspace;
 
 /// One request, and how to know that the answer is right.
 struct Probe {
     title: &'static str,
     listener: Listener,
     path: &'static str,
-    curl: &'static [&'static str],
-    /// As curl writes it: `1.1`, `2`.
+    /// More for the client's command line.
+    options: &'static [&'static str],
+    /// As curl writes it: `1.1`, `2`, `3`.
     version: &'static str,
     body: Body,
 }
@@ -25,6 +29,8 @@ struct Probe {
 enum Listener {
     Plain,
     Tls,
+    /// UDP on the port of TLS.
+    Quic,
     Admin,
 }
 
@@ -46,36 +52,50 @@ const TLS_H2_ECHO: &[&str] = &["--insecure", "--http2", "--data-binary", "ahoy"]
 
 #[rustfmt::skip] // A table reads best with one probe on each line.
 const PROBES: &[Probe] = &[
-    Probe { title: "HTTP/1.1", listener: Listener::Plain, path: "/", curl: &["--http1.1"], version: "1.1", body: Body::Contains("berth") },
-    Probe { title: "HTTP/1.1, echo", listener: Listener::Plain, path: "/echo", curl: ECHO, version: "1.1", body: Body::Is("ahoy") },
-    Probe { title: "HTTP/1.1, stream", listener: Listener::Plain, path: "/stream/1MiB", curl: &["--http1.1"], version: "1.1", body: Body::AtLeast(MIB) },
-    Probe { title: "h2c", listener: Listener::Plain, path: "/", curl: H2C, version: "2", body: Body::Contains("berth") },
-    Probe { title: "h2c, echo", listener: Listener::Plain, path: "/echo", curl: H2C_ECHO, version: "2", body: Body::Is("ahoy") },
-    Probe { title: "TLS, HTTP/1.1", listener: Listener::Tls, path: "/", curl: TLS_H1, version: "1.1", body: Body::Contains("berth") },
-    Probe { title: "TLS, HTTP/2", listener: Listener::Tls, path: "/", curl: TLS_H2, version: "2", body: Body::Contains("berth") },
-    Probe { title: "TLS, HTTP/2, echo", listener: Listener::Tls, path: "/echo", curl: TLS_H2_ECHO, version: "2", body: Body::Is("ahoy") },
-    Probe { title: "TLS, HTTP/2, stream", listener: Listener::Tls, path: "/stream/1MiB", curl: TLS_H2, version: "2", body: Body::AtLeast(MIB) },
-    Probe { title: "metrics", listener: Listener::Admin, path: "/metrics", curl: &[], version: "1.1", body: Body::Contains("berth_") },
+    Probe { title: "HTTP/1.1", listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("berth") },
+    Probe { title: "HTTP/1.1, echo", listener: Listener::Plain, path: "/echo", options: ECHO, version: "1.1", body: Body::Is("ahoy") },
+    Probe { title: "HTTP/1.1, stream", listener: Listener::Plain, path: "/stream/1MiB", options: &["--http1.1"], version: "1.1", body: Body::AtLeast(MIB) },
+    Probe { title: "h2c", listener: Listener::Plain, path: "/", options: H2C, version: "2", body: Body::Contains("berth") },
+    Probe { title: "h2c, echo", listener: Listener::Plain, path: "/echo", options: H2C_ECHO, version: "2", body: Body::Is("ahoy") },
+    Probe { title: "TLS, HTTP/1.1", listener: Listener::Tls, path: "/", options: TLS_H1, version: "1.1", body: Body::Contains("berth") },
+    Probe { title: "TLS, HTTP/2", listener: Listener::Tls, path: "/", options: TLS_H2, version: "2", body: Body::Contains("berth") },
+    Probe { title: "TLS, HTTP/2, echo", listener: Listener::Tls, path: "/echo", options: TLS_H2_ECHO, version: "2", body: Body::Is("ahoy") },
+    Probe { title: "TLS, HTTP/2, stream", listener: Listener::Tls, path: "/stream/1MiB", options: TLS_H2, version: "2", body: Body::AtLeast(MIB) },
+    Probe { title: "metrics", listener: Listener::Admin, path: "/metrics", options: &[], version: "1.1", body: Body::Contains("berth_") },
+];
+
+/// Those of HTTP/3. The client itself compares what comes back of an echo with what it sent.
+#[rustfmt::skip]
+const HTTP3_PROBES: &[Probe] = &[
+    Probe { title: "HTTP/3", listener: Listener::Quic, path: "/", options: &["get"], version: "3", body: Body::AtLeast(1) },
+    Probe { title: "HTTP/3, echo", listener: Listener::Quic, path: "/echo", options: &["echo"], version: "3", body: Body::AtLeast(MIB) },
+    Probe { title: "HTTP/3, stream", listener: Listener::Quic, path: "/stream/1MiB", options: &["get"], version: "3", body: Body::AtLeast(MIB) },
 ];
 
 /// What came back.
 struct Answer {
     status: String,
     version: String,
+    /// Nothing where the client keeps no body.
     body: Vec<u8>,
+    length: usize,
 }
 
-/// Makes all requests, prints what it saw, and stops the node.
-pub(super) fn run(node: &mut Node) -> Result<(), Failure> {
+/// Makes all requests, prints what it saw, and stops the node. Without a client for HTTP/3, its requests are left out.
+pub(super) fn run(workspace: &Workspace, node: &mut Node, http3: Http3) -> Result<(), Failure> {
+    let probes = || match http3 {
+        Http3::Asked => PROBES.iter().chain(HTTP3_PROBES),
+        Http3::LeftOut => PROBES.iter().chain(&[]),
+    };
     let mut wrong = Vec::new();
     println!("\n{:<20} {:<7} {:<8} {:>9}  verdict", "request", "status", "version", "bytes");
-    for probe in PROBES {
-        match ask(node, probe) {
+    for probe in probes() {
+        match ask(workspace, node, probe) {
             Ok(answer) => {
                 let verdict = judge(probe, &answer);
                 let text = verdict.as_ref().err().map_or("right", String::as_str);
-                let (status, version, bytes) = (&answer.status, &answer.version, answer.body.len());
-                println!("{:<20} {status:<7} {version:<8} {bytes:>9}  {text}", probe.title);
+                let Answer { status, version, length, .. } = &answer;
+                println!("{:<20} {status:<7} {version:<8} {length:>9}  {text}", probe.title);
                 wrong.extend(verdict.err().map(|_| probe.title));
             }
             Err(failure) => {
@@ -89,11 +109,19 @@ pub(super) fn run(node: &mut Node) -> Result<(), Failure> {
     if wrong.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(format!("{} of {} answers were wrong: {}", wrong.len(), PROBES.len(), wrong.join(", "))))
+    let count = probes().count();
+    Err(Failure::new(format!("{} of {count} answers were wrong: {}", wrong.len(), wrong.join(", "))))
+}
+
+/// Whether requests are made over HTTP/3.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Http3 {
+    Asked,
+    LeftOut,
 }
 
 /// Installs curl if that is possible and it is not here.
-pub(super) fn provide_client() -> Result<(), Failure> {
+pub(super) fn provide_curl() -> Result<(), Failure> {
     match debian::provide(&[CURL]).first() {
         None => Ok(()),
         Some(missing) => Err(Failure::new(format!(
@@ -103,12 +131,24 @@ pub(super) fn provide_client() -> Result<(), Failure> {
     }
 }
 
-fn ask(node: &Node, probe: &Probe) -> Result<Answer, Failure> {
-    let (scheme, address) = match probe.listener {
-        Listener::Plain => ("http", node.plain),
-        Listener::Tls => ("https", node.tls),
-        Listener::Admin => ("http", node.admin),
-    };
+/// The same for aioquic, without which the demo goes on.
+pub(super) fn provide_aioquic(workspace: &Workspace) -> Result<(), Failure> {
+    if let Some(missing) = debian::provide(&python::PYTHON).first() {
+        return Err(Failure::new(format!("no {}: {}", missing.need.package, missing.reason)));
+    }
+    python::provide(workspace)
+}
+
+fn ask(workspace: &Workspace, node: &Node, probe: &Probe) -> Result<Answer, Failure> {
+    match probe.listener {
+        Listener::Plain => ask_curl(&format!("http://{}{}", node.plain, probe.path), probe),
+        Listener::Tls => ask_curl(&format!("https://{}{}", node.tls, probe.path), probe),
+        Listener::Admin => ask_curl(&format!("http://{}{}", node.admin, probe.path), probe),
+        Listener::Quic => ask_aioquic(workspace, node, probe),
+    }
+}
+
+fn ask_curl(url: &str, probe: &Probe) -> Result<Answer, Failure> {
     let body = std::env::temp_dir().join(format!("berth-demo-{}", std::process::id()));
     let mut curl = Command::new("curl");
     curl.args([
@@ -119,13 +159,33 @@ fn ask(node: &Node, probe: &Probe) -> Result<Answer, Failure> {
         "--write-out",
         "%{http_code} %{http_version}",
     ]);
-    curl.arg("--output").arg(&body).args(probe.curl).arg(format!("{scheme}://{address}{}", probe.path));
+    curl.arg("--output").arg(&body).args(probe.options).arg(url);
     let facts = shell::capture(curl);
     let received = fs::read(&body).unwrap_or_default();
     let _ = fs::remove_file(&body);
     let facts = facts?;
     let (status, version) = facts.trim().split_once(' ').unwrap_or((facts.as_str(), ""));
-    Ok(Answer { status: status.to_owned(), version: version.to_owned(), body: received })
+    let (status, version) = (status.to_owned(), version.to_owned());
+    Ok(Answer { status, version, length: received.len(), body: received })
+}
+
+fn ask_aioquic(workspace: &Workspace, node: &Node, probe: &Probe) -> Result<Answer, Failure> {
+    let mut client = python::http3_client(workspace);
+    client.args(probe.options).arg(node.tls.to_string()).args(["--timeout", "20", "--path", probe.path]);
+    let report = shell::capture(client)?;
+    answer_of(&report).ok_or_else(|| Failure::new(format!("the HTTP/3 client says something else: {report}")))
+}
+
+/// The only answer in the client's report.
+fn answer_of(report: &str) -> Option<Answer> {
+    let report: serde_json::Value = serde_json::from_str(report).ok()?;
+    let answer = report.get("answers").map_or(&report, |answers| &answers[0]);
+    Some(Answer {
+        status: answer["status"].as_u64()?.to_string(),
+        version: "3".to_owned(),
+        body: Vec::new(),
+        length: usize::try_from(answer["length"].as_u64()?).ok()?,
+    })
 }
 
 /// `Err` says what is wrong with an answer.
@@ -140,7 +200,7 @@ fn judge(probe: &Probe, answer: &Answer) -> Result<(), String> {
     let right = match probe.body {
         Body::Contains(part) => text.contains(part),
         Body::Is(whole) => text == whole,
-        Body::AtLeast(bytes) => answer.body.len() >= bytes,
+        Body::AtLeast(bytes) => answer.length >= bytes,
     };
     if right { Ok(()) } else { Err(format!("the body is not right: {}", expected(probe.body))) }
 }
@@ -158,7 +218,8 @@ mod tests {
     use super::*;
 
     fn answer(status: &str, version: &str, body: &str) -> Answer {
-        Answer { status: status.to_owned(), version: version.to_owned(), body: body.as_bytes().to_vec() }
+        let (status, version) = (status.to_owned(), version.to_owned());
+        Answer { status, version, length: body.len(), body: body.as_bytes().to_vec() }
     }
 
     #[test]
@@ -172,6 +233,16 @@ mod tests {
         assert!(wrong("404", "1.1", "hello from berth").contains("status"));
         assert!(wrong("200", "2", "hello from berth").contains("HTTP/1.1"));
         assert!(wrong("200", "1.1", "hello").contains("berth"));
+    }
+
+    #[test]
+    fn the_reports_of_the_http3_client_are_read() {
+        let one = answer_of(r#"{"answers": [{"status": 200, "length": 17, "count": 1}]}"#).unwrap();
+        let echo = answer_of(r#"{"bytes": 5, "status": 404, "length": 5}"#).unwrap();
+        assert_eq!((one.status.as_str(), one.length), ("200", 17));
+        assert!(judge(&HTTP3_PROBES[0], &one).is_ok());
+        assert!(judge(&HTTP3_PROBES[1], &echo).is_err());
+        assert!(answer_of("{}").is_none() && answer_of("nothing").is_none());
     }
 
     #[test]

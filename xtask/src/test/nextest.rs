@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::python;
 use crate::shell::{self, Failure};
 use crate::test::counts::{Counts, Skip};
 use crate::test::skips::{self, SkipLog};
@@ -79,7 +80,7 @@ fn with_environment(mut command: Command, context: &Context, log: &SkipLog) -> C
     command
         .env("BERTH_TEST_SCALE", context.scale.name())
         .env("BERTH_BIN", context.workspace.target("debug/berth"))
-        .env("BERTH_PYTHON", context.workspace.target("test-python/bin/python3"))
+        .env("BERTH_PYTHON", python::interpreter(&context.workspace))
         .env(skips::LOG_VARIABLE, log.path());
     command
 }

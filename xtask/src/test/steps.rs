@@ -1,8 +1,7 @@
 //! The kinds of tests, in the order in which they run. A new kind is a new entry in [`STEPS`].
 
-use std::process::Command;
-
 use crate::debian::{self, CURL, Need};
+use crate::python;
 use crate::shell::{self, Failure};
 use crate::step::Step;
 use crate::test::counts::Counts;
@@ -35,21 +34,7 @@ const END_TO_END_NEEDS: &[Need] = &[
     Need { program: "h2load", probe: &["--version"], package: "nghttp2-client", used_for: "HTTP/2 load" },
     Need { program: "chromium", probe: &["--version"], package: "chromium", used_for: "a real browser" },
     Need { program: "ip", probe: &["-Version"], package: "iproute2", used_for: "network namespaces" },
-    Need { program: "python3", probe: &["--version"], package: "python3", used_for: "clients in Python" },
-    Need {
-        program: "python3",
-        probe: &["-c", "import ensurepip"],
-        package: "python3-venv",
-        used_for: "a folder for the packages of those clients",
-    },
 ];
-
-/// What the clients in Python are made of: WebSocket over TCP, and HTTP/3. Of aioquic one version,
-/// since the client reaches behind its public names.
-const PYTHON_PACKAGES: &[&str] = &["aioquic==1.7.2", "websockets"];
-
-/// Ends with 0 where they are installed.
-const PYTHON_PROBE: &str = "import aioquic, websockets; exit(aioquic.__version__ != '1.7.2')";
 
 fn workspace(context: &Context) -> Result<Counts, Failure> {
     nextest::run(
@@ -118,12 +103,12 @@ fn miri(context: &Context) -> Result<Counts, Failure> {
 
 /// Tests that miss their client skip themselves; here is said why the client is missing.
 fn end_to_end(context: &Context) -> Result<Counts, Failure> {
-    for missing in debian::provide(END_TO_END_NEEDS) {
+    for missing in debian::provide(&[END_TO_END_NEEDS, &python::PYTHON].concat()) {
         let Need { program, used_for, .. } = missing.need;
         println!("{program} ({used_for}) is not here, its tests skip themselves: {}", missing.reason);
     }
-    if let Err(failure) = provide_python_packages(context) {
-        println!("no {}, their tests skip themselves: {failure}", PYTHON_PACKAGES.join(", no "));
+    if let Err(failure) = python::provide(&context.workspace) {
+        println!("no {}, their tests skip themselves: {failure}", python::PACKAGES.join(", no "));
     }
     shell::run(context.workspace.cargo(["build", "--workspace", "--bin", "berth"]))?;
     nextest::run(
@@ -135,21 +120,6 @@ fn end_to_end(context: &Context) -> Result<Counts, Failure> {
             leave_out: Some("corpus_of_"),
         },
     )
-}
-
-/// [`PYTHON_PACKAGES`], in a folder of their own below the target folder.
-fn provide_python_packages(context: &Context) -> Result<(), Failure> {
-    let folder = context.workspace.target("test-python");
-    let python = folder.join("bin/python3");
-    if shell::succeeds(&python.to_string_lossy(), ["-c", PYTHON_PROBE]) {
-        return Ok(());
-    }
-    let mut create = Command::new("python3");
-    create.args(["-m", "venv"]).arg(&folder);
-    shell::run(create)?;
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
-    shell::run(install)
 }
 
 #[cfg(test)]
