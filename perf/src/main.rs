@@ -40,7 +40,7 @@ use crate::figure::{Figure, Verdict};
 use crate::peer::{OPEN_FILES, Protocol, Server};
 use crate::peers::{Baseline, Berth, Caddy, Nginx};
 use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
-use crate::suites::{http, http3};
+use crate::suites::{http, http3, steer};
 
 /// The node's allocator, for the servers of our own that it is measured beside.
 #[global_allocator]
@@ -66,6 +66,15 @@ enum Task {
         /// Berth's program [default: `berth` beside this program]
         #[arg(long, value_name = "PATH")]
         berth: Option<PathBuf>,
+    },
+    /// Nanoseconds that steering costs a packet in the kernel (as root)
+    Steer {
+        /// Rounds of every path
+        #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Exit with 1 when a path misses its bar
+        #[arg(long)]
+        gate: bool,
     },
     /// Check of the harness itself: nginx beside nginx, quinn beside quinn, where every ratio must be about 1
     Aa {
@@ -110,6 +119,10 @@ struct Options {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Http { options, berth } => compare_http(&options, berth),
+        Task::Steer { rounds, gate } => steer::measure(rounds).map(|met| match (gate, met) {
+            (true, steer::Met::NotAll) => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        }),
         Task::Aa { options } => compare_peers_with_themselves(&options),
         Task::Client(client) => client::run(&client).map(|()| ExitCode::SUCCESS),
         Task::Serve { kind, options } => {

@@ -6,10 +6,12 @@
 pub mod aioquic;
 pub mod attack;
 pub mod clients;
+mod cpu;
 pub mod http3;
 pub mod node;
 pub mod relay;
 pub mod s2n;
 mod skip;
 
+pub use cpu::pin_to;
 pub use skip::skip;

@@ -43,6 +43,11 @@ fn corpus_of_router() {
     replay("router", berth_dataplane::router::fuzz_logic);
 }
 
+#[test]
+fn corpus_of_steer() {
+    replay("steer", berth_fixtures::fuzz_logic);
+}
+
 /// Feeds each seed and each file of the corpus to the target. The name of the file is printed
 /// first, so that the captured output of a failing test ends with the input that broke it.
 fn replay(target: &str, fuzz_logic: fn(&[u8])) {

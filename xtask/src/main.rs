@@ -11,6 +11,7 @@
 
 mod debian;
 mod demo;
+mod ebpf;
 mod fuzz;
 mod python;
 mod shell;
@@ -51,8 +52,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Rebuild the eBPF object (not built yet)
-    Ebpf(NotBuilt),
+    /// Rebuild the object with the steering programs, or compare it with the committed one
+    Ebpf(ebpf::Arguments),
     /// Build a Debian package (not built yet)
     Package(NotBuilt),
     /// Simulate a network of nodes from a seed (not built yet)
@@ -85,7 +86,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo::run(&workspace, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Command::Perf { arguments } => perf(&workspace, &arguments),
-        Command::Ebpf(_) => Err(not_built("ebpf", "the XDP programs")),
+        Command::Ebpf(arguments) => ebpf::run(&workspace, &arguments),
         Command::Package(_) => Err(not_built("package", "the Debian package")),
         Command::Sim(_) => Err(not_built("sim", "the simulation of a network of nodes")),
     }
@@ -122,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_command_that_is_not_built_says_so_whatever_its_flags() {
-        let parsed = Arguments::try_parse_from(["cargo xtask", "ebpf", "--check"]).unwrap();
+        let parsed = Arguments::try_parse_from(["cargo xtask", "package", "--check"]).unwrap();
         let failure = run(parsed.command).unwrap_err();
         assert!(failure.to_string().contains("not built yet"), "{failure}");
     }

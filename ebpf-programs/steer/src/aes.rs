@@ -48,6 +48,9 @@ pub struct AesKey {
 }
 
 impl AesKey {
+    /// What stands where no key is: all bytes zero.
+    pub(crate) const NONE: Self = Self { encrypt: [[0; 4]; ROUNDS + 1], decrypt: [[0; 4]; ROUNDS + 1] };
+
     /// Expands a key.
     pub const fn new(key: [u8; 16]) -> Self {
         let encrypt = expand(key);
@@ -65,7 +68,7 @@ impl AesKey {
     }
 
     /// Decrypts one block: the "equivalent inverse cipher" of FIPS 197, section 5.3.5.
-    #[inline]
+    #[inline(always)]
     pub fn decrypt(&self, tables: &AesTables, block: [u8; BLOCK_LEN]) -> [u8; BLOCK_LEN] {
         // Line by line: a loop over keys in a map ends at a pointer, which no verifier can follow.
         let [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9, k10] = &self.decrypt;
@@ -86,7 +89,8 @@ impl fmt::Debug for AesKey {
 }
 
 /// What decrypting looks up. In user space use [`AES_TABLES`].
-#[repr(C)] // A map's value in BPF.
+#[derive(Clone)]
+#[repr(C)] // A part of `table::Table`.
 pub struct AesTables {
     /// For each row: what a byte there adds to its column, substituted and mixed.
     columns: [[u32; 256]; 4],
@@ -117,7 +121,7 @@ impl AesTables {
         tables
     }
 
-    #[inline]
+    #[inline(always)]
     fn round(&self, state: Words, key: &Words) -> Words {
         let [rows_0, rows_1, rows_2, rows_3] = &self.columns;
         let columns = unshift_rows(state, |[a, b, c, d]| rows_0[a] ^ rows_1[b] ^ rows_2[c] ^ rows_3[d]);
@@ -125,7 +129,7 @@ impl AesTables {
     }
 
     /// The last round mixes no columns.
-    #[inline]
+    #[inline(always)]
     fn last_round(&self, state: Words, key: &Words) -> Words {
         let inverse = |byte: usize| self.inverse_sbox[byte];
         add(unshift_rows(state, |bytes| u32::from_be_bytes(bytes.map(inverse))), key)
@@ -206,7 +210,7 @@ fn shift_rows(state: Words) -> Words {
 }
 
 /// Shifts the rows back, and makes each column with `column`.
-#[inline]
+#[inline(always)]
 fn unshift_rows(state: Words, column: impl Fn([usize; 4]) -> u32) -> Words {
     let [a, b, c, d] = state;
     let row = |word: u32, row: u32| usize::from((word >> (24 - 8 * row)) as u8);
@@ -218,7 +222,7 @@ fn unshift_rows(state: Words, column: impl Fn([usize; 4]) -> u32) -> Words {
     ]
 }
 
-#[inline]
+#[inline(always)]
 fn add([a, b, c, d]: Words, key: &Words) -> Words {
     [a ^ key[0], b ^ key[1], c ^ key[2], d ^ key[3]]
 }
@@ -254,13 +258,13 @@ const fn invert(encrypt: &[Words; ROUNDS + 1]) -> [Words; ROUNDS + 1] {
     keys
 }
 
-#[inline]
+#[inline(always)]
 const fn words(block: [u8; BLOCK_LEN]) -> Words {
     let block = u128::from_be_bytes(block);
     [(block >> 96) as u32, (block >> 64) as u32, (block >> 32) as u32, block as u32]
 }
 
-#[inline]
+#[inline(always)]
 fn bytes(state: Words) -> [u8; BLOCK_LEN] {
     let [a, b, c, d] = state.map(u128::from);
     ((a << 96) | (b << 64) | (c << 32) | d).to_be_bytes()

@@ -125,6 +125,9 @@ impl Generation {
     /// How many there are.
     pub const COUNT: usize = 16;
 
+    /// The one that a node begins with.
+    pub const FIRST: Self = Self(0);
+
     /// `None` beyond 15.
     pub const fn new(number: u8) -> Option<Self> {
         if (number as usize) < Self::COUNT { Some(Self(number)) } else { None }
@@ -158,36 +161,55 @@ impl Codepoint {
 
 /// How the ids of one codepoint are made.
 #[derive(Clone, Debug)]
-#[repr(C, u32)] // User space writes it, BPF reads it; what was never written is zero, and absent.
-#[expect(clippy::large_enum_variant, reason = "there is no heap to put keys on, and seven are 2.5 KiB")]
+#[expect(clippy::large_enum_variant, reason = "there is no heap to put keys on")]
 pub enum Config {
     /// Not at all: the codepoint is not in use.
-    Absent = 0,
+    Absent,
     /// In clear. For debugging: it shows which ids belong together, and lets clients choose a core.
-    Plaintext = 1,
+    Plaintext,
     /// Encrypted as one block.
-    Encrypted(AesKey) = 2,
+    Encrypted(AesKey),
 }
 
 /// The config of each codepoint.
 #[derive(Clone, Debug)]
-#[repr(C)] // A map's value in BPF.
+#[repr(C)] // A part of `table::Table`: user space writes it, BPF reads it.
 pub struct Configs {
-    configs: [Config; Codepoint::COUNT],
+    configs: [Stored; Codepoint::COUNT],
 }
 
-// A tag and two schedules of 11 round keys each, without padding.
+/// A [`Config`] in which every byte is written: an enum leaves some out.
+#[derive(Clone, Debug)]
+#[repr(C)]
+struct Stored {
+    /// [`ABSENT`](Self::ABSENT), as all that was never written, or one of the others.
+    kind: u32,
+    /// Zero unless encrypted.
+    key: AesKey,
+}
+
+impl Stored {
+    const ABSENT: Self = Self { kind: 0, key: AesKey::NONE };
+    const PLAINTEXT: u32 = 1;
+    const ENCRYPTED: u32 = 2;
+}
+
+// A kind and two schedules of 11 round keys each, without padding.
 const _: () = assert!(size_of::<Configs>() == Codepoint::COUNT * (4 + 2 * 11 * BLOCK_LEN));
 
 impl Configs {
     /// No codepoint is in use, and so every id is unroutable.
     pub const fn new() -> Self {
-        Self { configs: [const { Config::Absent }; Codepoint::COUNT] }
+        Self { configs: [Stored::ABSENT; Codepoint::COUNT] }
     }
 
     /// Puts the config of a codepoint in place of the one that was there.
     pub fn set(&mut self, codepoint: Codepoint, config: Config) {
-        self.configs[usize::from(codepoint.0)] = config;
+        self.configs[usize::from(codepoint.0)] = match config {
+            Config::Absent => Stored::ABSENT,
+            Config::Plaintext => Stored { kind: Stored::PLAINTEXT, ..Stored::ABSENT },
+            Config::Encrypted(key) => Stored { kind: Stored::ENCRYPTED, key },
+        };
     }
 
     /// Makes the id of a destination; `None` when the codepoint is not in use.
@@ -200,10 +222,11 @@ impl Configs {
         nonce: [u8; NONCE_LEN],
     ) -> Option<ConnectionId> {
         let clear = write(destination, nonce);
-        let block = match &self.configs[usize::from(codepoint.0)] {
-            Config::Absent => return None,
-            Config::Plaintext => clear,
-            Config::Encrypted(key) => key.encrypt(clear),
+        let config = &self.configs[usize::from(codepoint.0)];
+        let block = match config.kind {
+            Stored::PLAINTEXT => clear,
+            Stored::ENCRYPTED => config.key.encrypt(clear),
+            _ => return None,
         };
         let mut id = [(codepoint.0 << 5) | LENGTH_BITS; CID_LEN];
         id[1..].copy_from_slice(&block);
@@ -211,7 +234,7 @@ impl Configs {
     }
 
     /// Reads the destination out of an id that a peer sent. It may be one that is not alive.
-    #[inline]
+    #[inline(always)]
     pub fn decode(&self, tables: &AesTables, id: &[u8]) -> Result<Routable, Unroutable> {
         let Ok(&[first, ref block @ ..]) = <&[u8; CID_LEN]>::try_from(id) else {
             return Err(Unroutable::Length);
@@ -223,10 +246,11 @@ impl Configs {
             return Err(Unroutable::LengthBits);
         }
         // `get`, although the codepoint is in bounds: no panic may be left for the verifier to see.
-        let clear = match self.configs.get(usize::from(codepoint.0)) {
-            None | Some(Config::Absent) => return Err(Unroutable::UnknownConfig),
-            Some(Config::Plaintext) => *block,
-            Some(Config::Encrypted(key)) => key.decrypt(tables, *block),
+        let config = self.configs.get(usize::from(codepoint.0)).ok_or(Unroutable::UnknownConfig)?;
+        let clear = match config.kind {
+            Stored::PLAINTEXT => *block,
+            Stored::ENCRYPTED => config.key.decrypt(tables, *block),
+            _ => return Err(Unroutable::UnknownConfig),
         };
         let destination = read(clear).ok_or(Unroutable::Check)?;
         let [_, _, _, _, nonce @ ..] = clear;
@@ -290,7 +314,7 @@ fn write(destination: Destination, nonce: [u8; NONCE_LEN]) -> [u8; BLOCK_LEN] {
     clear
 }
 
-#[inline]
+#[inline(always)]
 fn read(clear: [u8; BLOCK_LEN]) -> Option<Destination> {
     if fold(clear) != CHECK_FOLD {
         return None;
@@ -304,7 +328,7 @@ fn read(clear: [u8; BLOCK_LEN]) -> Option<Destination> {
 }
 
 /// The xor of all nibbles: the order of the bytes does not matter.
-#[inline]
+#[inline(always)]
 fn fold(block: [u8; BLOCK_LEN]) -> u8 {
     let block = u128::from_ne_bytes(block);
     let mut fold = ((block >> 64) as u64) ^ (block as u64);

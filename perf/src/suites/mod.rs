@@ -4,3 +4,4 @@
 pub(crate) mod http;
 pub(crate) mod http3;
 mod measure;
+pub(crate) mod steer;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::floods::{self, Flood};
 use super::{Node, PATIENCE, Wire};
+use crate::pin_to;
 
 /// The CPU of the node.
 const NODES_CPU: usize = 0;
@@ -135,17 +136,6 @@ fn live(node: &Node, time: Duration) -> Felt {
         p50: at(0.5),
         p99: at(0.99),
         max: took.last().copied().unwrap_or_default(),
-    }
-}
-
-/// Keeps the calling thread on one CPU.
-fn pin_to(cpu: usize) {
-    // SAFETY: the set is a plain bit set of ours; CPUs 0 and 1 are within it; the kernel only reads it. On
-    // a machine with one CPU it refuses CPU 1, and all share that one.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
     }
 }
 

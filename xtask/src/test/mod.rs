@@ -7,6 +7,7 @@
 
 mod counts;
 mod libtest;
+mod mutations;
 mod nextest;
 mod skips;
 mod steps;

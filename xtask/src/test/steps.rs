@@ -1,10 +1,12 @@
 //! The kinds of tests, in the order in which they run. A new kind is a new entry in [`STEPS`].
 
 use crate::debian::{self, CURL, Need};
+use crate::ebpf;
 use crate::python;
 use crate::shell::{self, Failure};
 use crate::step::Step;
 use crate::test::counts::Counts;
+use crate::test::mutations;
 use crate::test::nextest::{self, Selection};
 use crate::test::{Context, Scale, libtest};
 use crate::tools;
@@ -20,6 +22,12 @@ pub(super) const STEPS: &[Step<Context, Result<Counts, Failure>>] = &[
     Step { name: "doc", why: "the examples in the documentation work", run: doc },
     Step { name: "loom", why: "the mailbox under every order of its atomic steps", run: loom },
     Step { name: "miri", why: "undefined behaviour in the crates that Miri can run", run: miri },
+    Step {
+        name: "mutations",
+        why: "planted mistakes in the steering library are noticed",
+        run: mutations::run,
+    },
+    Step { name: "ebpf", why: "the committed object is what its source makes", run: ebpf },
     Step { name: "end-to-end", why: "the program with clients that we did not write", run: end_to_end },
 ];
 
@@ -99,6 +107,14 @@ fn miri(context: &Context) -> Result<Counts, Failure> {
         .env("MIRIFLAGS", "-Zmiri-disable-isolation");
     let counts = libtest::count("miri", command)?;
     Ok(counts.or_skip("miri", "the crates that Miri can run have no unit test"))
+}
+
+fn ebpf(context: &Context) -> Result<Counts, Failure> {
+    if let Err(missing) = ebpf::provide_tools(&context.workspace) {
+        return Ok(Counts::skipped("ebpf", missing.to_string()));
+    }
+    ebpf::check_committed(&context.workspace)?;
+    Ok(Counts { passed: 1, ..Counts::default() })
 }
 
 /// Tests that miss their client skip themselves; here is said why the client is missing.

@@ -296,7 +296,8 @@ fn share(configs: u32, servers: u32, cores: u32, generations: u32) -> f64 {
 fn random_ids_decode_as_often_as_the_documentation_says() {
     let mut two = only(OLD, Config::Plaintext);
     two.set(NEW, encrypted(1));
-    let seven = Configs { configs: [1, 2, 3, 4, 5, 6, 7].map(encrypted) };
+    let mut seven = Configs::new();
+    (0..7).for_each(|number| seven.set(Codepoint(number), encrypted(u128::from(number) + 1)));
     let [(plaintext, one_plaintext), (encrypted, one_encrypted)] = both_layouts();
     let table = [
         (plaintext, one_plaintext, 1),

@@ -1,0 +1,197 @@
+//! The programs in the kernel, and the maps that they look at.
+//!
+//! The object comes with this program: it was built from `ebpf-programs/programs` by `cargo xtask ebpf` and committed, so
+//! that nobody needs LLVM to run Berth. Loading it makes the kernel's verifier read it; nothing is attached.
+
+mod plain;
+
+use std::io;
+use std::time::Duration;
+
+use aya::maps::{Array, ArrayOfMaps, CpuMap, MapData, MapError, PerCpuArray};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::util::{nr_cpus, online_cpus};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use berth_steer::counters::{SocketCounters, XdpCounters};
+use berth_steer::table::Table;
+
+use plain::{TABLE_WORDS, Words};
+
+/// The object, aligned as its readers need it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf-programs/berth.bpf.o");
+
+/// Packets that may wait for a CPU. More are dropped, as they are when a network card's queue is full, which has
+/// about as many.
+const CPU_QUEUE: u32 = 2048;
+
+/// Why programs cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The kernel or its rights stand against it.
+    #[error(
+        "the steering programs cannot be loaded; CAP_BPF and CAP_NET_ADMIN are needed, and a kernel of 6.1 or newer"
+    )]
+    Load(#[from] EbpfError),
+    /// The verifier refuses one, or it cannot be run.
+    #[error("the program {name} is refused by the kernel")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: ProgramError,
+    },
+    /// A map cannot be read or written.
+    #[error("the map {name} cannot be used")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// The CPUs cannot be told.
+    #[error("{file} cannot be read")]
+    Cpus {
+        /// The file.
+        file: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The object is not the one that this program was made for.
+    #[error("the object has no {0}; this is a mistake of ours, please report it")]
+    Missing(&'static str),
+}
+
+/// Programs and maps, loaded.
+pub struct Programs {
+    object: Ebpf,
+}
+
+/// A program for network cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Card {
+    /// The one that steers.
+    Steer,
+    /// One that does nothing, to be measured beside.
+    Empty,
+}
+
+impl Card {
+    const ALL: [Self; 2] = [Self::Steer, Self::Empty];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Steer => "berth_xdp",
+            Self::Empty => "berth_empty",
+        }
+    }
+
+    fn refused(self, source: ProgramError) -> Failure {
+        Failure::Program { name: self.name(), source }
+    }
+}
+
+/// What a program for network cards says of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It goes on where it is.
+    Pass,
+    /// It is sent on to another CPU.
+    Redirect,
+    /// Anything else, which it never says.
+    Other(u32),
+}
+
+const TABLES: &str = "TABLES";
+const CPUS: &str = "CPUS";
+
+impl Programs {
+    /// Loads all; every CPU that is online takes packets.
+    pub fn load() -> Result<Self, Failure> {
+        Self::load_object(OBJECT)
+    }
+
+    /// The same of another object, which was built from the same source.
+    pub fn load_object(object: &[u8]) -> Result<Self, Failure> {
+        let cpus = nr_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
+        let mut object = EbpfLoader::new().map_max_entries(CPUS, cpus as u32).load(object)?;
+        for card in Card::ALL {
+            let name = card.name();
+            let program = object.program_mut(name).ok_or(Failure::Missing(name))?;
+            let program: &mut Xdp = program.try_into().map_err(|source| card.refused(source))?;
+            program.load().map_err(|source| card.refused(source))?;
+        }
+        let mut programs = Self { object };
+        programs.open_cpus()?;
+        Ok(programs)
+    }
+
+    fn open_cpus(&mut self) -> Result<(), Failure> {
+        let online = online_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
+        let map = self.object.map_mut(CPUS).ok_or(Failure::Missing(CPUS))?;
+        let failed = |source| Failure::Map { name: CPUS, source };
+        let mut cpus = CpuMap::try_from(map).map_err(failed)?;
+        for cpu in online {
+            let set = cpus.set(cpu, CPU_QUEUE, None, 0);
+            set.map_err(|error| failed(MapError::InvalidName { name: error.to_string() }))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a table in place of the one that was there: packets are decided by either, never by halves of both.
+    pub fn set_table(&mut self, table: &Table) -> Result<(), Failure> {
+        let failed = |source| Failure::Map { name: TABLES, source };
+        let map = self.object.map_mut(TABLES).ok_or(Failure::Missing(TABLES))?;
+        let mut tables: ArrayOfMaps<_, Array<MapData, Words<TABLE_WORDS>>> =
+            ArrayOfMaps::try_from(map).map_err(failed)?;
+        let mut fresh = Array::create(1, 0).map_err(failed)?;
+        fresh.set(0, plain::words_of(table), 0).map_err(failed)?;
+        tables.set(0, &fresh, 0).map_err(failed)
+    }
+
+    /// What the XDP program has counted, on all CPUs together.
+    pub fn xdp_counters(&self) -> Result<XdpCounters, Failure> {
+        self.counters("XDP_COUNTERS").map(plain::xdp_counters)
+    }
+
+    /// What the reuseport program has counted.
+    pub fn socket_counters(&self) -> Result<SocketCounters, Failure> {
+        self.counters("SOCKET_COUNTERS").map(plain::socket_counters)
+    }
+
+    fn counters<const N: usize>(&self, name: &'static str) -> Result<Words<N>, Failure> {
+        let failed = |source| Failure::Map { name, source };
+        let map = self.object.map(name).ok_or(Failure::Missing(name))?;
+        let counters: PerCpuArray<_, Words<N>> = PerCpuArray::try_from(map).map_err(failed)?;
+        let of_cpus = counters.get(&0, 0).map_err(failed)?;
+        let mut sum = [0; N];
+        for words in of_cpus.iter() {
+            sum.iter_mut().zip(words).for_each(|(sum, word)| *sum += word);
+        }
+        Ok(sum)
+    }
+
+    /// Asks a program about a frame, on this CPU, as often as told; the time is that of one.
+    pub fn try_frame(&self, card: Card, frame: &[u8], repeat: u32) -> Result<(Action, Duration), Failure> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = repeat;
+        let result = self.card(card)?.test_run(options).map_err(|source| card.refused(source))?;
+        let action = match result.return_value {
+            2 => Action::Pass,
+            4 => Action::Redirect,
+            other => Action::Other(other),
+        };
+        Ok((action, result.duration))
+    }
+
+    /// How often a program has run and for how long, while the kernel kept account (`kernel.bpf_stats_enabled`).
+    pub fn run_time(&self, card: Card) -> Result<(u64, Duration), Failure> {
+        let info = self.card(card)?.info().map_err(|source| card.refused(source))?;
+        Ok((info.run_count(), info.run_time()))
+    }
+
+    fn card(&self, card: Card) -> Result<&Xdp, Failure> {
+        let program = self.object.program(card.name()).ok_or(Failure::Missing(card.name()))?;
+        program.try_into().map_err(|source| card.refused(source))
+    }
+}
