@@ -1,6 +1,7 @@
 //! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
 //! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
-//! [`s2n`] another, and [`relay`] the bad network before it. The stories are in `tests/`.
+//! [`s2n`] another, [`relay`] the bad network before it, and [`network`] a good one in namespaces of its own. The stories
+//! are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod aioquic;
@@ -8,6 +9,7 @@ pub mod attack;
 pub mod clients;
 mod cpu;
 pub mod http3;
+pub mod network;
 pub mod node;
 pub mod relay;
 pub mod s2n;

@@ -71,6 +71,7 @@ fn difference(after: &XdpCounters, before: &XdpCounters) -> XdpCounters {
 /// Asks both about each frame; returns how often each reason was the library's.
 fn compare(
     programs: &Programs,
+    card: Card,
     table: &Table,
     frames: impl Iterator<Item = (String, Vec<u8>)>,
 ) -> HashMap<Reason, u32> {
@@ -78,8 +79,7 @@ fn compare(
     let mut before = programs.xdp_counters().expect("counters can be read");
     for (name, frame) in frames {
         let decision = decide(&*frame, table);
-        let (action, _) =
-            programs.try_frame(Card::Steer, &frame, 1).expect("the kernel runs it on any frame");
+        let (action, _) = programs.try_frame(card, &frame, 1).expect("the kernel runs it on any frame");
         let after = programs.xdp_counters().expect("counters can be read");
         let observed = (action, difference(&after, &before));
         assert_eq!(observed, consequence(decision), "{name}: {decision:?}, {frame:02x?}");
@@ -97,8 +97,12 @@ fn the_kernel_decides_every_named_packet_as_the_library_does() {
         else {
             return;
         };
-        let frames = PACKETS.iter().filter(|packet| packet.frame.len() >= berth_fixtures::mutants::FRAME_MIN);
-        compare(&programs, &table, frames.map(|packet| (packet.name.to_owned(), packet.frame.clone())));
+        for card in [Card::Steer, Card::SteerGeneric] {
+            let frames =
+                PACKETS.iter().filter(|packet| packet.frame.len() >= berth_fixtures::mutants::FRAME_MIN);
+            let frames = frames.map(|packet| (packet.name.to_owned(), packet.frame.clone()));
+            compare(&programs, card, &table, frames);
+        }
     }
 }
 
@@ -127,7 +131,7 @@ fn the_kernel_and_the_library_agree_on_ten_thousand_mutants_for_each_reason() {
             |frame: &Vec<u8>| seen.get(&decide(&**frame, &table).reason).is_none_or(|count| *count < EACH);
         let frames =
             Mutants::new(seed).take(20_000).filter(rare).map(|frame| (format!("seed {seed}"), frame));
-        let more = compare(&programs, &table, frames.collect::<Vec<_>>().into_iter());
+        let more = compare(&programs, Card::Steer, &table, frames.collect::<Vec<_>>().into_iter());
         more.into_iter().for_each(|(reason, count)| *seen.entry(reason).or_default() += count);
     }
 }
@@ -140,6 +144,6 @@ fn a_table_is_replaced_as_a_whole() {
     let syn = PACKETS.iter().find(|packet| packet.name == "TCP SYN").unwrap();
     for table in [&other, &one, &other] {
         programs.set_table(table).unwrap();
-        compare(&programs, table, std::iter::once((syn.name.to_owned(), syn.frame.clone())));
+        compare(&programs, Card::Steer, table, std::iter::once((syn.name.to_owned(), syn.frame.clone())));
     }
 }

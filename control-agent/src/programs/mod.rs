@@ -6,14 +6,17 @@
 mod plain;
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use aya::maps::{Array, ArrayOfMaps, CpuMap, MapData, MapError, PerCpuArray};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::maps::{Array, ArrayOfMaps, CpuMap, MapData, MapError, PerCpuArray, ReusePortSockArray};
+use aya::programs::xdp::XdpMode;
+use aya::programs::{ProgramError, SkReuseport, TestRun, TestRunOptions, Xdp};
 use aya::util::{nr_cpus, online_cpus};
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use berth_steer::cid::Generation;
 use berth_steer::counters::{SocketCounters, XdpCounters};
-use berth_steer::table::Table;
+use berth_steer::table::{Table, slot};
 
 use plain::{TABLE_WORDS, Words};
 
@@ -69,18 +72,21 @@ pub struct Programs {
 /// A program for network cards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Card {
-    /// The one that steers.
+    /// The one that steers, for drivers that run programs themselves.
     Steer,
+    /// The same for all others.
+    SteerGeneric,
     /// One that does nothing, to be measured beside.
     Empty,
 }
 
 impl Card {
-    const ALL: [Self; 2] = [Self::Steer, Self::Empty];
+    const ALL: [Self; 3] = [Self::Steer, Self::SteerGeneric, Self::Empty];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Steer => "berth_xdp",
+            Self::SteerGeneric => "berth_xdp_generic",
             Self::Empty => "berth_empty",
         }
     }
@@ -88,6 +94,15 @@ impl Card {
     fn refused(self, source: ProgramError) -> Failure {
         Failure::Program { name: self.name(), source }
     }
+}
+
+/// Who runs the program of a network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The card's driver, before the kernel has made anything of a frame.
+    Native,
+    /// The kernel, for drivers that cannot: later, and dearer.
+    Generic,
 }
 
 /// What a program for network cards says of a frame.
@@ -101,6 +116,9 @@ pub enum Action {
     Other(u32),
 }
 
+/// The program at the sockets' door.
+const DOOR: &str = "berth_socket";
+const SOCKETS: &str = "SOCKETS";
 const TABLES: &str = "TABLES";
 const CPUS: &str = "CPUS";
 
@@ -121,6 +139,7 @@ impl Programs {
             program.load().map_err(|source| card.refused(source))?;
         }
         let mut programs = Self { object };
+        programs.door()?.load().map_err(door_refused)?;
         programs.open_cpus()?;
         Ok(programs)
     }
@@ -146,6 +165,43 @@ impl Programs {
         let mut fresh = Array::create(1, 0).map_err(failed)?;
         fresh.set(0, plain::words_of(table), 0).map_err(failed)?;
         tables.set(0, &fresh, 0).map_err(failed)
+    }
+
+    /// Has a network card run the steering program, until this value is gone.
+    pub fn attach_to_card(&mut self, interface: &str, mode: Mode) -> Result<(), Failure> {
+        let (card, mode) = match mode {
+            Mode::Native => (Card::Steer, XdpMode::Driver),
+            Mode::Generic => (Card::SteerGeneric, XdpMode::Skb),
+        };
+        let program = self.object.program_mut(card.name()).ok_or(Failure::Missing(card.name()))?;
+        let program: &mut Xdp = program.try_into().map_err(|source| card.refused(source))?;
+        program.attach(interface, mode).map_err(|source| card.refused(source))?;
+        Ok(())
+    }
+
+    /// Has the reuseport program choose among the sockets that share an address with this one.
+    ///
+    /// It stays there when this value is gone, for as long as one of the sockets is open.
+    pub fn attach_to_group(&mut self, socket: impl AsFd) -> Result<(), Failure> {
+        self.door()?.attach(socket).map_err(door_refused)
+    }
+
+    /// Puts a socket of that group into the slot of its core. The kernel empties the slot when the socket is closed.
+    pub fn set_socket(
+        &mut self,
+        generation: Generation,
+        core: u8,
+        socket: &impl AsRawFd,
+    ) -> Result<(), Failure> {
+        let failed = |source| Failure::Map { name: SOCKETS, source };
+        let map = self.object.map_mut(SOCKETS).ok_or(Failure::Missing(SOCKETS))?;
+        let mut sockets = ReusePortSockArray::try_from(map).map_err(failed)?;
+        sockets.set(slot(generation, core), socket, 0).map_err(failed)
+    }
+
+    fn door(&mut self) -> Result<&mut SkReuseport, Failure> {
+        let program = self.object.program_mut(DOOR).ok_or(Failure::Missing(DOOR))?;
+        program.try_into().map_err(door_refused)
     }
 
     /// What the XDP program has counted, on all CPUs together.
@@ -194,4 +250,8 @@ impl Programs {
         let program = self.object.program(card.name()).ok_or(Failure::Missing(card.name()))?;
         program.try_into().map_err(|source| card.refused(source))
     }
+}
+
+fn door_refused(source: ProgramError) -> Failure {
+    Failure::Program { name: DOOR, source }
 }

@@ -7,7 +7,7 @@
 //! all bytes zero is a table that steers nothing.
 
 use crate::aes::AesTables;
-use crate::cid::{Configs, Destination, Generation};
+use crate::cid::{Configs, Generation};
 use crate::flow::HashKey;
 use crate::maglev::Ring;
 
@@ -223,11 +223,3 @@ const _: () = assert!(
             + size_of::<AesTables>()
             + size_of::<Ring>()
 );
-
-impl Destination {
-    /// The place of its socket.
-    #[inline(always)]
-    pub const fn slot(self) -> u32 {
-        slot(self.generation, self.core)
-    }
-}

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use berth_fixtures::mutants::SplitMix64;
+use berth_fixtures::dice::SplitMix64;
 use berth_fixtures::packets;
 use berth_steer::flow::{Addresses, Flow, HashKey, mapped};
 use berth_steer::maglev::{BadMembers, MEMBERS_MAX, Place, RING_LEN, Ring};

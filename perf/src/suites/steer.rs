@@ -25,8 +25,8 @@ use std::io;
 use std::time::Duration;
 
 use berth_control_agent::programs::{Card, Programs};
+use berth_fixtures::dice::SplitMix64;
 use berth_fixtures::frames::{self, IPV4, IPV6, WHOLE, ethernet, protocol};
-use berth_fixtures::mutants::SplitMix64;
 use berth_fixtures::site::{self, NEW, SERVER, V4, V6};
 use berth_steer::cid::Codepoint;
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::vec::Vec;
 use std::{format, vec};
 
+use berth_fixtures::dice::SplitMix64;
 use proptest::prelude::*;
 
 use super::*;
@@ -41,27 +42,6 @@ fn decode(configs: &Configs, id: &[u8]) -> Result<Routable, Unroutable> {
 fn any_destination() -> impl Strategy<Value = Destination> {
     (any::<u16>(), any::<u8>(), 0..16_u8)
         .prop_map(|(server, core, generation)| destination(server, core, generation))
-}
-
-/// Random enough for counting, the same on every run, and no dependency.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-        bytes
-    }
 }
 
 /// Five standard deviations of a count around what was expected: chance alone breaks it once in two

@@ -1,0 +1,124 @@
+//! Two network namespaces with a cable between them: the node's and its clients'.
+//!
+//! Nothing outside of them is touched, and both are gone when the value is dropped. Needs root and `ip`.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// The node's end of the cable.
+pub const NODE_CARD: &str = "node0";
+/// The clients' end.
+const CLIENT_CARD: &str = "client0";
+/// Networks of the fixtures' site, and an address of a client in each.
+const NODE_ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
+const CLIENT_ADDRESSES: [&str; 2] = ["192.0.2.100/24", "2001:db8::100/64"];
+
+/// The two namespaces.
+#[derive(Debug)]
+pub struct Network {
+    node: Namespace,
+    client: Namespace,
+}
+
+#[derive(Debug)]
+struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Network {
+    /// Builds it, or says what is missing.
+    pub fn build() -> Result<Self, String> {
+        static BUILT: AtomicU32 = AtomicU32::new(0);
+        let number = BUILT.fetch_add(1, Relaxed);
+        let namespace = |role| Namespace::add(format!("berth-{role}-{}-{number}", std::process::id()));
+        let network = Self { node: namespace("node")?, client: namespace("client")? };
+        let (node, client) = (network.node.name.as_str(), network.client.name.as_str());
+        ip(&["link", "add", NODE_CARD, "netns", node, "type", "veth", "peer", CLIENT_CARD, "netns", client])?;
+        for (namespace, card, addresses) in
+            [(node, NODE_CARD, NODE_ADDRESSES), (client, CLIENT_CARD, CLIENT_ADDRESSES)]
+        {
+            let [v4, v6] = addresses;
+            ip(&["-netns", namespace, "address", "add", v4, "dev", card])?;
+            ip(&["-netns", namespace, "address", "add", v6, "dev", card, "nodad"])?;
+            ip(&["-netns", namespace, "link", "set", "lo", "up"])?;
+            ip(&["-netns", namespace, "link", "set", card, "up"])?;
+        }
+        // A packet that another CPU takes over is built anew, without the note that its checksum is still to be made.
+        network.at_client(|| sum_in_software(CLIENT_CARD))?;
+        Ok(network)
+    }
+
+    /// Runs `f` on a thread in the node's namespace.
+    pub fn at_node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.node.enter(f)
+    }
+
+    /// The same in the clients'.
+    pub fn at_client<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.client.enter(f)
+    }
+}
+
+impl Namespace {
+    fn add(name: String) -> Result<Self, String> {
+        ip(&["netns", "add", &name])?;
+        let path = format!("/run/netns/{name}");
+        let file = File::open(&path).map_err(|error| format!("{path}: {error}"))?;
+        Ok(Self { name, file })
+    }
+
+    /// Sockets belong to the namespace of the thread that makes them.
+    fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let thread = || {
+            // SAFETY: takes a descriptor, which is open for as long as the call, and changes this new thread only.
+            let entered = unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(entered, 0, "{}: {}", self.name, std::io::Error::last_os_error());
+            f()
+        };
+        std::thread::scope(|scope| scope.spawn(thread).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // With its namespaces the cable goes as well.
+        let _ = ip(&["netns", "delete", &self.name]);
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// Turns off the card's own checksums of what it sends.
+fn sum_in_software(card: &str) -> Result<(), String> {
+    /// As `struct ethtool_value`.
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const SET_TX_CHECKSUM: u32 = 0x17;
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    let mut value = Value { command: SET_TX_CHECKSUM, data: 0 };
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|error| error.to_string())?;
+    // SAFETY: all zero is an `ifreq`; its name is shorter than the field and ends in zero; the kernel reads `value`
+    // through it during the call, in which both live.
+    let failed = unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(card.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request)
+    };
+    if failed == 0 { Ok(()) } else { Err(format!("{card}: {}", std::io::Error::last_os_error())) }
+}
