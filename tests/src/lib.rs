@@ -12,8 +12,10 @@ pub mod http3;
 pub mod network;
 pub mod node;
 pub mod relay;
+mod rights;
 pub mod s2n;
 mod skip;
 
 pub use cpu::pin_to;
+pub use rights::is_root_or_skip;
 pub use skip::skip;

@@ -29,16 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loaded programs with the table of the site, or `None` where that is not allowed.
 fn programs(test: &'static str, table: &Table) -> Option<Programs> {
-    match Programs::load() {
-        Ok(mut programs) => {
-            programs.set_table(table).expect("a table can be put in place");
-            Some(programs)
-        }
-        Err(failure) => {
-            berth_tests::skip(test, &format!("{failure}: {:?}", std::error::Error::source(&failure)));
-            None
-        }
+    if !berth_tests::is_root_or_skip(test) {
+        return None;
     }
+    let mut programs = Programs::load().expect("the kernel takes the programs");
+    programs.set_table(table).expect("a table can be put in place");
+    Some(programs)
 }
 
 fn shared_socket(kind: Type, address: SocketAddr) -> io::Result<Socket> {
@@ -231,10 +227,10 @@ fn send_all(table: &Table, address: SocketAddr, client: &str, dice: &mut SplitMi
 fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
     let test = "over_a_cable_every_datagram_reaches_its_cpu_and_its_socket";
     let table = site::table();
-    let network = match Network::build() {
-        Ok(network) => network,
-        Err(missing) => return berth_tests::skip(test, &missing),
-    };
+    if !berth_tests::is_root_or_skip(test) {
+        return;
+    }
+    let network = Network::build().expect("root may make namespaces");
     for (mode, address, client) in [
         (Mode::Native, "192.0.2.1:0", "192.0.2.100"),
         (Mode::Native, "[2001:db8::1]:0", "2001:db8::100"),
@@ -287,10 +283,10 @@ fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
 fn over_a_cable_connections_are_accepted_by_the_socket_of_their_flow() {
     let test = "over_a_cable_connections_are_accepted_by_the_socket_of_their_flow";
     let table = site::table();
-    let network = match Network::build() {
-        Ok(network) => network,
-        Err(missing) => return berth_tests::skip(test, &missing),
-    };
+    if !berth_tests::is_root_or_skip(test) {
+        return;
+    }
+    let network = Network::build().expect("root may make namespaces");
     for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
         let Some(mut programs) = programs(test, &table) else { return };
         let (address, listeners) = network.at_node(|| {

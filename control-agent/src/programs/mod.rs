@@ -120,7 +120,8 @@ pub enum Action {
 const DOOR: &str = "berth_socket";
 const SOCKETS: &str = "SOCKETS";
 const TABLES: &str = "TABLES";
-const CPUS: &str = "CPUS";
+/// One for each program that sends packets on.
+const CPUS: [&str; 2] = ["CPUS", "CPUS_GENERIC"];
 
 impl Programs {
     /// Loads all; every CPU that is online takes packets.
@@ -131,7 +132,7 @@ impl Programs {
     /// The same of another object, which was built from the same source.
     pub fn load_object(object: &[u8]) -> Result<Self, Failure> {
         let cpus = nr_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
-        let mut object = EbpfLoader::new().map_max_entries(CPUS, cpus as u32).load(object)?;
+        let mut object = load_with(object, cpus as u32)?;
         for card in Card::ALL {
             let name = card.name();
             let program = object.program_mut(name).ok_or(Failure::Missing(name))?;
@@ -146,12 +147,14 @@ impl Programs {
 
     fn open_cpus(&mut self) -> Result<(), Failure> {
         let online = online_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
-        let map = self.object.map_mut(CPUS).ok_or(Failure::Missing(CPUS))?;
-        let failed = |source| Failure::Map { name: CPUS, source };
-        let mut cpus = CpuMap::try_from(map).map_err(failed)?;
-        for cpu in online {
-            let set = cpus.set(cpu, CPU_QUEUE, None, 0);
-            set.map_err(|error| failed(MapError::InvalidName { name: error.to_string() }))?;
+        for name in CPUS {
+            let map = self.object.map_mut(name).ok_or(Failure::Missing(name))?;
+            let failed = |source| Failure::Map { name, source };
+            let mut cpus = CpuMap::try_from(map).map_err(failed)?;
+            for cpu in &online {
+                let set = cpus.set(*cpu, CPU_QUEUE, None, 0);
+                set.map_err(|error| failed(MapError::InvalidName { name: error.to_string() }))?;
+            }
         }
         Ok(())
     }
@@ -254,4 +257,13 @@ impl Programs {
 
 fn door_refused(source: ProgramError) -> Failure {
     Failure::Program { name: DOOR, source }
+}
+
+/// Makes the maps, with a place for each CPU that this machine can have.
+fn load_with(object: &[u8], cpus: u32) -> Result<Ebpf, EbpfError> {
+    let mut loader = EbpfLoader::new();
+    for name in CPUS {
+        loader.map_max_entries(name, cpus);
+    }
+    loader.load(object)
 }

@@ -17,24 +17,28 @@ const CPUS_MAX: usize = 1024;
 #[btf_map(name = "CPUS")]
 static CPUS: CpuMap<CPUS_MAX> = CpuMap::new();
 
+/// The same for the generic program: the kernel lets programs that differ in `frags` share no such map.
+#[btf_map(name = "CPUS_GENERIC")]
+static CPUS_GENERIC: CpuMap<CPUS_MAX> = CpuMap::new();
+
 #[btf_map(name = "XDP_COUNTERS")]
 static COUNTERS: PerCpuArray<[u64; size_of::<XdpCounters>() / 8], 1> = PerCpuArray::new();
 
 /// For drivers that run programs themselves. It takes frames in several buffers, as large packets come.
 #[xdp(frags)]
 fn berth_xdp(ctx: XdpContext) -> u32 {
-    steer(&ctx)
+    steer(&ctx, &CPUS)
 }
 
 /// For the kernel's own way to run programs, which puts frames into one buffer first. Told that this is not needed
 /// (`frags`), Linux 6.18 hands them to another CPU without the place of their headers, and all that are moved are lost.
 #[xdp]
 fn berth_xdp_generic(ctx: XdpContext) -> u32 {
-    steer(&ctx)
+    steer(&ctx, &CPUS_GENERIC)
 }
 
 #[inline(always)]
-fn steer(ctx: &XdpContext) -> u32 {
+fn steer(ctx: &XdpContext, cpus: &CpuMap<CPUS_MAX>) -> u32 {
     let frame = Frame { start: ctx.data(), end: ctx.data_end() };
     let (Some(table), Some(counters)) = (table(), COUNTERS.get_ptr_mut(0)) else { return xdp_action::XDP_PASS };
     // SAFETY: the value is this CPU's own, and no other program runs on it while this one does.
@@ -54,7 +58,7 @@ fn steer(ctx: &XdpContext) -> u32 {
             counters.kept += 1;
             xdp_action::XDP_PASS
         }
-        Verdict::Here { cpu, .. } => match CPUS.redirect(cpu.into(), xdp_action::XDP_PASS.into()) {
+        Verdict::Here { cpu, .. } => match cpus.redirect(cpu.into(), xdp_action::XDP_PASS.into()) {
             Ok(action) => {
                 counters.moved += 1;
                 action
