@@ -1,7 +1,7 @@
 //! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
 //! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
-//! [`s2n`] another, [`relay`] the bad network before it, and [`network`] a good one in namespaces of its own. The stories
-//! are in `tests/`.
+//! [`s2n`] another, [`relay`] the bad network before it, and [`network`] a good one in namespaces of its own;
+//! [`programs`] loads those of steering. The stories are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod aioquic;
@@ -11,6 +11,7 @@ mod cpu;
 pub mod http3;
 pub mod network;
 pub mod node;
+pub mod programs;
 pub mod relay;
 mod rights;
 pub mod s2n;

@@ -11,24 +11,15 @@ use berth_fixtures::site;
 use berth_steer::counters::XdpCounters;
 use berth_steer::decide::{Decision, Reason, Verdict, decide};
 use berth_steer::table::Table;
+use berth_tests::programs::load_or_skip;
 
 /// The CPU on which the program is asked.
 const CPU: u16 = 0;
 
-/// Loaded programs with a table, or `None` where that is not allowed.
-fn programs(test: &'static str, table: &Table) -> Option<Programs> {
-    if !berth_tests::is_root_or_skip(test) {
-        return None;
-    }
+/// Loaded programs with a table, asked on one CPU.
+fn programs(test: &str, table: &Table) -> Option<Programs> {
     berth_tests::pin_to(CPU.into());
-    // Another object than the committed one, built by another toolchain, say.
-    let loaded = match std::env::var_os("BERTH_BPF_OBJECT") {
-        Some(path) => Programs::load_object(&std::fs::read(path).expect("the object can be read")),
-        None => Programs::load(),
-    };
-    let mut programs = loaded.expect("the kernel takes the programs");
-    programs.set_table(table).expect("a table can be put in place");
-    Some(programs)
+    load_or_skip(test, table)
 }
 
 /// What the program must do and count, if the library decides so.

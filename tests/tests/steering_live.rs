@@ -16,9 +16,9 @@ use berth_fixtures::frames::{self, protocol};
 use berth_fixtures::packets;
 use berth_fixtures::site::{self, NEW, OLD, SERVER};
 use berth_steer::decide::Reason;
-use berth_steer::maglev::Place;
 use berth_steer::table::Table;
 use berth_tests::network::{NODE_CARD, Network};
+use berth_tests::programs::load_or_skip;
 use socket2::{Domain, Socket, Type};
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
@@ -26,16 +26,6 @@ const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 const SEATS: [(u8, u8); 4] = [(OLD, 0), (OLD, 1), (NEW, 0), (NEW, 1)];
 /// Longer than loopback ever takes.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Loaded programs with the table of the site, or `None` where that is not allowed.
-fn programs(test: &'static str, table: &Table) -> Option<Programs> {
-    if !berth_tests::is_root_or_skip(test) {
-        return None;
-    }
-    let mut programs = Programs::load().expect("the kernel takes the programs");
-    programs.set_table(table).expect("a table can be put in place");
-    Some(programs)
-}
 
 fn shared_socket(kind: Type, address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
@@ -48,21 +38,33 @@ fn shared_socket(kind: Type, address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// One socket for each seat, all at one address.
-fn seats(kind: Type, address: &str) -> (SocketAddr, Vec<Socket>) {
+/// One socket for each seat, all at one address, among which the program chooses.
+fn seats(programs: &mut Programs, kind: Type, address: &str) -> (SocketAddr, Vec<Socket>) {
     let first =
         shared_socket(kind, address.parse().expect("it is an address")).expect("loopback can be bound");
     let address = first.local_addr().ok().and_then(|address| address.as_socket()).expect("it was bound");
     let more = (1..SEATS.len()).map(|_| shared_socket(kind, address).expect("the address is shared"));
-    (address, std::iter::once(first).chain(more).collect())
-}
-
-fn take_seats(programs: &mut Programs, sockets: &[Socket]) {
-    for ((generation, core), socket) in SEATS.iter().zip(sockets) {
+    let sockets: Vec<Socket> = std::iter::once(first).chain(more).collect();
+    for ((generation, core), socket) in SEATS.iter().zip(&sockets) {
         let generation = site::destination(SERVER, *core, *generation).generation;
         programs.set_socket(generation, *core, socket).expect("a socket can be put into its slot");
     }
     programs.attach_to_group(&sockets[0]).expect("the program can be attached");
+    (address, sockets)
+}
+
+/// The same at the node's end of the cable, whose card steers.
+fn seats_behind_card(
+    network: &Network,
+    programs: &mut Programs,
+    mode: Mode,
+    kind: Type,
+    address: &str,
+) -> (SocketAddr, Vec<Socket>) {
+    network.at_node(|| {
+        programs.attach_to_card(NODE_CARD, mode).expect("the card takes the program");
+        seats(programs, kind, address)
+    })
 }
 
 /// The seat of a flow without an id, by what others make of the documented bytes.
@@ -72,9 +74,7 @@ fn seat_of_flow(table: &Table, from: SocketAddr, to: SocketAddr, protocol: u8) -
         std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let hash = packets::hash(&bytes(from), &bytes(to), [from.port(), to.port()], protocol);
-    let slots = table.ring.slots();
-    let Place { core, .. } = slots[(((hash >> 32) * slots.len() as u64) >> 32) as usize];
-    seat(NEW, core as u8)
+    seat(NEW, site::place(table, hash).core as u8)
 }
 
 fn seat(generation: u8, core: u8) -> usize {
@@ -95,12 +95,13 @@ fn first<S, T>(sockets: &[S], take: impl Fn(&S) -> io::Result<T>) -> (usize, T) 
     panic!("nothing arrives at any socket");
 }
 
+fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    socket.recv(&mut buffer).map(|length| buffer[..length].to_vec())
+}
+
 /// Which socket has the datagram.
 fn arrived_at(sockets: &[UdpSocket], payload: &[u8]) -> usize {
-    let receive = |socket: &UdpSocket| {
-        let mut buffer = [0; 2048];
-        socket.recv(&mut buffer).map(|length| buffer[..length].to_vec())
-    };
     let (seat, received) = first(sockets, receive);
     assert_eq!(received, payload);
     seat
@@ -111,9 +112,8 @@ fn datagrams_reach_the_socket_that_their_id_names_or_that_of_their_flow() {
     let table = site::table();
     for address in LOOPBACKS {
         let test = "datagrams_reach_the_socket_that_their_id_names_or_that_of_their_flow";
-        let Some(mut programs) = programs(test, &table) else { return };
-        let (address, sockets) = seats(Type::DGRAM, address);
-        take_seats(&mut programs, &sockets);
+        let Some(mut programs) = load_or_skip(test, &table) else { return };
+        let (address, sockets) = seats(&mut programs, Type::DGRAM, address);
         let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
         let mut dice = SplitMix64(1);
         for _ in 0..16 {
@@ -151,9 +151,8 @@ fn datagrams_reach_the_socket_that_their_id_names_or_that_of_their_flow() {
 fn a_datagram_whose_socket_is_closed_goes_where_its_flow_goes() {
     let table = site::table();
     let test = "a_datagram_whose_socket_is_closed_goes_where_its_flow_goes";
-    let Some(mut programs) = programs(test, &table) else { return };
-    let (address, mut sockets) = seats(Type::DGRAM, LOOPBACKS[0]);
-    take_seats(&mut programs, &sockets);
+    let Some(mut programs) = load_or_skip(test, &table) else { return };
+    let (address, mut sockets) = seats(&mut programs, Type::DGRAM, LOOPBACKS[0]);
     drop(sockets.remove(seat(OLD, 1)));
     let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
     for _ in 0..16 {
@@ -173,12 +172,11 @@ fn a_datagram_whose_socket_is_closed_goes_where_its_flow_goes() {
 fn connections_are_accepted_by_the_socket_of_their_flow() {
     let table = site::table();
     for address in LOOPBACKS {
-        let Some(mut programs) = programs("connections_are_accepted_by_the_socket_of_their_flow", &table)
+        let Some(mut programs) = load_or_skip("connections_are_accepted_by_the_socket_of_their_flow", &table)
         else {
             return;
         };
-        let (address, sockets) = seats(Type::STREAM, address);
-        take_seats(&mut programs, &sockets);
+        let (address, sockets) = seats(&mut programs, Type::STREAM, address);
         let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
         let mut seen = [0; SEATS.len()];
         for _ in 0..64 {
@@ -236,13 +234,9 @@ fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
         (Mode::Native, "[2001:db8::1]:0", "2001:db8::100"),
         (Mode::Generic, "192.0.2.1:0", "192.0.2.100"),
     ] {
-        let Some(mut programs) = programs(test, &table) else { return };
-        let (address, sockets) = network.at_node(|| {
-            let (address, sockets) = seats(Type::DGRAM, address);
-            take_seats(&mut programs, &sockets);
-            programs.attach_to_card(NODE_CARD, mode).expect("the card takes the program");
-            (address, sockets.into_iter().map(UdpSocket::from).collect::<Vec<_>>())
-        });
+        let Some(mut programs) = load_or_skip(test, &table) else { return };
+        let (address, sockets) = seats_behind_card(&network, &mut programs, mode, Type::DGRAM, address);
+        let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
         // The cable hands frames over on the sender's CPU: so half of them belong to the other one.
         let clients = || {
             berth_tests::pin_to(0);
@@ -255,10 +249,7 @@ fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
             expected[*seat].insert(payload.clone());
         }
         for _ in &sent {
-            let (seat, payload) = first(&sockets, |socket| {
-                let mut buffer = [0; 2048];
-                socket.recv(&mut buffer).map(|length| buffer[..length].to_vec())
-            });
+            let (seat, payload) = first(&sockets, receive);
             assert!(expected[seat].remove(&payload), "{mode:?}: seat {seat} got what is not its own");
         }
         let [xdp, door] =
@@ -288,13 +279,10 @@ fn over_a_cable_connections_are_accepted_by_the_socket_of_their_flow() {
     }
     let network = Network::build().expect("root may make namespaces");
     for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
-        let Some(mut programs) = programs(test, &table) else { return };
-        let (address, listeners) = network.at_node(|| {
-            let (address, sockets) = seats(Type::STREAM, address);
-            take_seats(&mut programs, &sockets);
-            programs.attach_to_card(NODE_CARD, Mode::Native).expect("the card takes the program");
-            (address, sockets.into_iter().map(TcpListener::from).collect::<Vec<_>>())
-        });
+        let Some(mut programs) = load_or_skip(test, &table) else { return };
+        let (address, sockets) =
+            seats_behind_card(&network, &mut programs, Mode::Native, Type::STREAM, address);
+        let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
         for _ in 0..64 {
             let mut client = network.at_client(|| TcpStream::connect(address)).unwrap();
             let expected = seat_of_flow(&table, client.local_addr().unwrap(), address, protocol::TCP);

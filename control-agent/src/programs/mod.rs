@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use aya::maps::xdp::XdpMapError;
 use aya::maps::{Array, ArrayOfMaps, CpuMap, MapData, MapError, PerCpuArray, ReusePortSockArray};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, SkReuseport, TestRun, TestRunOptions, Xdp};
@@ -50,6 +51,14 @@ pub enum Failure {
         name: &'static str,
         /// Why.
         source: MapError,
+    },
+    /// A CPU takes no packets from others.
+    #[error("CPU {cpu} cannot be made to take packets")]
+    Cpu {
+        /// Its number.
+        cpu: u32,
+        /// Why.
+        source: XdpMapError,
     },
     /// The CPUs cannot be told.
     #[error("{file} cannot be read")]
@@ -132,14 +141,14 @@ impl Programs {
     /// The same of another object, which was built from the same source.
     pub fn load_object(object: &[u8]) -> Result<Self, Failure> {
         let cpus = nr_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
-        let mut object = load_with(object, cpus as u32)?;
-        for card in Card::ALL {
-            let name = card.name();
-            let program = object.program_mut(name).ok_or(Failure::Missing(name))?;
-            let program: &mut Xdp = program.try_into().map_err(|source| card.refused(source))?;
-            program.load().map_err(|source| card.refused(source))?;
+        let mut loader = EbpfLoader::new();
+        for map in CPUS {
+            loader.map_max_entries(map, cpus as u32);
         }
-        let mut programs = Self { object };
+        let mut programs = Self { object: loader.load(object)? };
+        for card in Card::ALL {
+            programs.card_mut(card)?.load().map_err(|source| card.refused(source))?;
+        }
         programs.door()?.load().map_err(door_refused)?;
         programs.open_cpus()?;
         Ok(programs)
@@ -153,7 +162,7 @@ impl Programs {
             let mut cpus = CpuMap::try_from(map).map_err(failed)?;
             for cpu in &online {
                 let set = cpus.set(*cpu, CPU_QUEUE, None, 0);
-                set.map_err(|error| failed(MapError::InvalidName { name: error.to_string() }))?;
+                set.map_err(|source| Failure::Cpu { cpu: *cpu, source })?;
             }
         }
         Ok(())
@@ -176,9 +185,7 @@ impl Programs {
             Mode::Native => (Card::Steer, XdpMode::Driver),
             Mode::Generic => (Card::SteerGeneric, XdpMode::Skb),
         };
-        let program = self.object.program_mut(card.name()).ok_or(Failure::Missing(card.name()))?;
-        let program: &mut Xdp = program.try_into().map_err(|source| card.refused(source))?;
-        program.attach(interface, mode).map_err(|source| card.refused(source))?;
+        self.card_mut(card)?.attach(interface, mode).map_err(|source| card.refused(source))?;
         Ok(())
     }
 
@@ -253,17 +260,13 @@ impl Programs {
         let program = self.object.program(card.name()).ok_or(Failure::Missing(card.name()))?;
         program.try_into().map_err(|source| card.refused(source))
     }
+
+    fn card_mut(&mut self, card: Card) -> Result<&mut Xdp, Failure> {
+        let program = self.object.program_mut(card.name()).ok_or(Failure::Missing(card.name()))?;
+        program.try_into().map_err(|source| card.refused(source))
+    }
 }
 
 fn door_refused(source: ProgramError) -> Failure {
     Failure::Program { name: DOOR, source }
-}
-
-/// Makes the maps, with a place for each CPU that this machine can have.
-fn load_with(object: &[u8], cpus: u32) -> Result<Ebpf, EbpfError> {
-    let mut loader = EbpfLoader::new();
-    for name in CPUS {
-        loader.map_max_entries(name, cpus);
-    }
-    loader.load(object)
 }

@@ -42,65 +42,59 @@ pub enum Verdict {
     },
 }
 
-/// Declares the reasons with their names, in the order of their counters.
-macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $reason:ident = $name:literal,)+) => {
-        /// By which rule a packet was decided. Its number is the place of its counter.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum Reason {
-            $($(#[doc = $doc])+ $reason,)+
-        }
-
-        impl Reason {
-            /// All, in the order of their counters.
-            pub const ALL: &[Self] = &[$(Self::$reason,)+];
-
-            /// Its name, as metrics and the status show it.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$reason => $name,)+
-                }
-            }
-
-            /// Its meaning in a sentence.
-            pub const fn meaning(self) -> &'static str {
-                match self {
-                    $(Self::$reason => concat!($($doc),+).trim_ascii_start(),)+
-                }
-            }
-        }
-    };
-}
-
-reasons! {
+/// By which rule a packet was decided. Its number is the place of its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
     /// It carries neither IPv4 nor IPv6: ARP, say.
-    NotIp = "not_ip",
+    NotIp,
     /// It ends before its headers do.
-    Cut = "cut",
+    Cut,
     /// A header has a value that it cannot have.
-    Malformed = "malformed",
+    Malformed,
     /// It is for an address that is not the node's.
-    NotOurs = "not_ours",
+    NotOurs,
     /// It is for us, of a protocol that is not steered.
-    OtherProtocol = "other_protocol",
+    OtherProtocol,
     /// An ICMP message that is no error, or an error that quotes nothing of ours.
-    Icmp = "icmp",
+    Icmp,
     /// There is no core to give it to: no data plane runs.
-    NoCore = "no_core",
+    NoCore,
     /// A connection id named its destination.
-    ConnectionId = "connection_id",
+    ConnectionId,
     /// A connection id named a core, generation or server that is not there; steered by its flow.
-    DeadConnectionId = "dead_connection_id",
+    DeadConnectionId,
     /// UDP without a connection id of ours, a client's first packets above all; steered by its flow.
-    Udp = "udp",
+    Udp,
     /// TCP; steered by its flow.
-    Tcp = "tcp",
+    Tcp,
     /// An ICMP error; steered by the flow that it quotes.
-    IcmpError = "icmp_error",
+    IcmpError,
     /// A fragment; steered by its addresses and protocol, which all fragments of a packet share.
-    Fragment = "fragment",
+    Fragment,
 }
+
+impl Reason {
+    /// All, in the order of their counters.
+    pub const ALL: [Self; 13] = [
+        Self::NotIp,
+        Self::Cut,
+        Self::Malformed,
+        Self::NotOurs,
+        Self::OtherProtocol,
+        Self::Icmp,
+        Self::NoCore,
+        Self::ConnectionId,
+        Self::DeadConnectionId,
+        Self::Udp,
+        Self::Tcp,
+        Self::IcmpError,
+        Self::Fragment,
+    ];
+}
+
+// The last one's counter is the last one.
+const _: () = assert!(Reason::Fragment as usize + 1 == Reason::ALL.len());
 
 /// What was decided, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +143,6 @@ fn aim_frame(packet: &(impl Packet + ?Sized), table: &Table) -> Result<Aim, Reas
         return Err(Reason::NotOurs);
     }
     let Ip { addresses, protocol, payload, part } = ip;
-    let steered = matches!(protocol, protocol::TCP | protocol::UDP);
     let flow = |[source_port, destination_port]: [u16; 2]| Flow {
         addresses,
         source_port,
@@ -157,7 +150,7 @@ fn aim_frame(packet: &(impl Packet + ?Sized), table: &Table) -> Result<Aim, Reas
         protocol,
     };
     if part != Part::Whole {
-        return if steered {
+        return if headers::has_ports(protocol) {
             Ok(Aim::Flow(flow([0, 0]), Reason::Fragment))
         } else {
             Err(Reason::OtherProtocol)
@@ -189,8 +182,8 @@ fn quoted_flow(version: Version, packet: &(impl Packet + ?Sized), at: usize, tab
     }
     let quoted = headers::ip(version, packet, at + headers::ICMP_LEN).ok()?;
     let addresses = quoted.addresses.reversed();
-    let steered = matches!(quoted.protocol, protocol::TCP | protocol::UDP);
-    if !steered || quoted.part == Part::Later || !table.addresses.contains(addresses.destination()) {
+    let is_ours = table.addresses.contains(addresses.destination());
+    if !is_ours || !headers::has_ports(quoted.protocol) || quoted.part == Part::Later {
         return None;
     }
     let [destination_port, source_port] = headers::ports(packet, quoted.payload)?;

@@ -186,6 +186,12 @@ impl Extension {
     }
 }
 
+/// Whether the header of a protocol begins with ports: those protocols are steered.
+#[inline(always)]
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP)
+}
+
 /// The ports, at which both TCP's header and UDP's begin.
 #[inline(always)]
 pub fn ports(packet: &(impl Packet + ?Sized), at: usize) -> Option<[u16; 2]> {

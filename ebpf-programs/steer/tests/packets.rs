@@ -16,8 +16,7 @@ fn verdict(expected: Expected, table: &Table) -> Verdict {
         Expected::Pass => return Verdict::Pass,
         Expected::To(destination) => destination,
         Expected::ByHash(hash) => {
-            let slots = table.ring.slots();
-            let Place { server, core } = slots[(((hash >> 32) * slots.len() as u64) >> 32) as usize];
+            let Place { server, core } = site::place(table, hash);
             site::destination(server, core as u8, site::NEW)
         }
     };
@@ -45,6 +44,7 @@ fn names_are_different_and_every_reason_has_a_packet() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), PACKETS.len());
+    assert!(Reason::ALL.iter().enumerate().all(|(place, reason)| place == *reason as usize));
     for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::NoCore) {
         assert!(PACKETS.iter().any(|packet| packet.reason == *reason), "{reason:?}");
     }

@@ -4,6 +4,7 @@
 //! wrong: a bound, an order of bytes, a field next to the right one, a condition forgotten.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::shell::Failure;
@@ -51,7 +52,7 @@ const CRATES: [&str; 2] = ["ebpf-programs/steer", "ebpf-programs/fixtures"];
 
 /// Counts each mistake that was noticed as a test that passed.
 pub(super) fn run(context: &Context) -> Result<Counts, Failure> {
-    let copy = Copy::make(&context.workspace)?;
+    let copy = Replica::make(&context.workspace)?;
     if !copy.tests_pass(&context.workspace)? {
         return Err(Failure::new("the copy of the steering library fails its tests without any mistake"));
     }
@@ -77,11 +78,15 @@ pub(super) fn run(context: &Context) -> Result<Counts, Failure> {
 }
 
 /// A copy of the library, in a workspace of its own below the target folder.
-struct Copy(PathBuf);
+struct Replica(PathBuf);
 
-impl Copy {
+impl Replica {
     fn make(workspace: &Workspace) -> Result<Self, Failure> {
         let copy = Self(workspace.target("mutations/copy"));
+        // What is no longer in the library must not be in its copy either.
+        if copy.0.exists() {
+            fs::remove_dir_all(&copy.0).map_err(|error| cannot("remove", &copy.0, &error))?;
+        }
         for name in CRATES {
             copy_folder(&workspace.path(name), &copy.0.join(name))?;
         }
@@ -115,7 +120,7 @@ impl Copy {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::new(format!("cannot copy {}: {error}", from.display()));
+    let failed = |error| cannot("copy", from, &error);
     fs::create_dir_all(to).map_err(failed)?;
     for entry in fs::read_dir(from).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -130,9 +135,13 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
+    fs::read_to_string(path).map_err(|error| cannot("read", path, &error))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, text).map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+    fs::write(path, text).map_err(|error| cannot("write", path, &error))
+}
+
+fn cannot(verb: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!("cannot {verb} {}: {error}", path.display()))
 }
