@@ -29,6 +29,8 @@ const OBJECT: &str = "ebpf-programs/berth.bpf.o";
 const MADE_BY: &str = "ebpf-programs/berth.bpf.toolchain";
 /// The source of the programs, a workspace of its own.
 const SOURCE: &str = "ebpf-programs/programs";
+/// Gives each crate a name in which no path of this machine takes part.
+const NAMED_COMPILER: &str = "ebpf-programs/rustc-named.sh";
 const TARGET: &str = "bpfel-unknown-none";
 
 /// The newest LLVM that the compiler below writes bitcode for.
@@ -148,6 +150,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf, Failure> {
         .current_dir(workspace.path(SOURCE))
         // A stable compiler builds `core` only when it is told that it may.
         .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTC_WRAPPER", workspace.path(NAMED_COMPILER))
         .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace)?)
         .env("PATH", path_with(&[tools(workspace).join("bin")]));
     shell::run(cargo)?;
@@ -168,20 +171,28 @@ fn flags(workspace: &Workspace) -> Result<String, Failure> {
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
         .map_err(|_| Failure::new("neither CARGO_HOME nor HOME is set"))?;
     let root = workspace.path("");
-    // Where things lie on this machine is no part of the object.
+    // Where things lie on this machine is no part of the object; of prefixes that fit, the last one counts.
     let remap = |from: &str, to: &str| format!("--remap-path-prefix={}={to}", from.trim_end_matches('/'));
-    Ok([
+    let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         // Packets and maps may be read at any address; the stack, for which it is not true, is read bytewise.
         "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
-        remap(&cargo_home, "/cargo"),
         remap(sysroot.trim(), "/rust"),
         remap(&root.to_string_lossy(), "/berth"),
-    ]
-    .join("\x1f"))
+    ];
+    flags.extend(registries(&cargo_home).iter().map(|registry| remap(registry, "/crates")));
+    Ok(flags.join("\x1f"))
+}
+
+/// Where cargo unpacks crates; the name of the folder depends on the registry that serves them.
+fn registries(cargo_home: &str) -> Vec<String> {
+    let folders = fs::read_dir(Path::new(cargo_home).join("registry/src")).into_iter().flatten().flatten();
+    let mut folders: Vec<_> = folders.map(|folder| folder.path().to_string_lossy().into_owned()).collect();
+    folders.sort();
+    folders
 }
 
 /// Compares what was built with what is committed; says in which way they agree.
