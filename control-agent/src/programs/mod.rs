@@ -7,6 +7,7 @@ mod plain;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::xdp::XdpMapError;
@@ -125,12 +126,23 @@ pub enum Action {
     Other(u32),
 }
 
+/// Where maps are kept beyond the life of the process.
+#[derive(Debug, Clone, Copy)]
+pub struct Pins<'a> {
+    /// The folder of those that all programs share.
+    pub shared: Option<&'a Path>,
+    /// The sockets of one group.
+    pub sockets: Option<&'a Path>,
+}
+
 /// The program at the sockets' door.
 const DOOR: &str = "berth_socket";
 const SOCKETS: &str = "SOCKETS";
 const TABLES: &str = "TABLES";
 /// One for each program that sends packets on.
 const CPUS: [&str; 2] = ["CPUS", "CPUS_GENERIC"];
+/// All but the sockets, which each group has for itself.
+pub(crate) const SHARED: [&str; 5] = [TABLES, "CPUS", "CPUS_GENERIC", "XDP_COUNTERS", "SOCKET_COUNTERS"];
 
 impl Programs {
     /// Loads all; every CPU that is online takes packets.
@@ -140,20 +152,64 @@ impl Programs {
 
     /// The same of another object, which was built from the same source.
     pub fn load_object(object: &[u8]) -> Result<Self, Failure> {
+        let mut programs = Self::open(object, Pins { shared: None, sockets: None })?;
+        for card in Card::ALL {
+            programs.load_card(card)?;
+        }
+        programs.load_door()?;
+        programs.open_cpus()?;
+        Ok(programs)
+    }
+
+    /// Opens the maps that are pinned, and makes those that are not; no program is loaded yet.
+    pub fn open_pinned(pins: Pins<'_>) -> Result<Self, Failure> {
+        let mut programs = Self::open(OBJECT, pins)?;
+        programs.open_cpus()?;
+        Ok(programs)
+    }
+
+    fn open(object: &[u8], pins: Pins<'_>) -> Result<Self, Failure> {
         let cpus = nr_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
         let mut loader = EbpfLoader::new();
         for map in CPUS {
             loader.map_max_entries(map, cpus as u32);
         }
-        let mut programs = Self { object: loader.load(object)? };
-        for card in Card::ALL {
-            programs.card_mut(card)?.load().map_err(|source| card.refused(source))?;
+        if let Some(folder) = pins.shared {
+            for map in SHARED {
+                loader.map_pin_path(map, folder.join(map));
+            }
         }
-        programs.door()?.load().map_err(door_refused)?;
-        programs.open_cpus()?;
-        Ok(programs)
+        if let Some(path) = pins.sockets {
+            loader.map_pin_path(SOCKETS, path);
+        }
+        Ok(Self { object: loader.load(object)? })
     }
 
+    /// Has the kernel check and take a program for cards.
+    pub fn load_card(&mut self, card: Card) -> Result<&mut Xdp, Failure> {
+        let program = self.card_mut(card)?;
+        program.load().map_err(|source| card.refused(source))?;
+        Ok(program)
+    }
+
+    /// The same of the program for sockets.
+    pub fn load_door(&mut self) -> Result<&mut SkReuseport, Failure> {
+        let program = self.door()?;
+        program.load().map_err(door_refused)?;
+        Ok(program)
+    }
+
+    /// What the kernel makes of a program's instructions, by which one is told from another.
+    pub fn card_tag(&self, card: Card) -> Result<u64, Failure> {
+        Ok(self.card(card)?.info().map_err(|source| card.refused(source))?.tag())
+    }
+
+    /// The same of the program for sockets.
+    pub fn door_tag(&mut self) -> Result<u64, Failure> {
+        Ok(self.door()?.info().map_err(door_refused)?.tag())
+    }
+
+    /// Every CPU that is online takes packets. One that does already is let alone: a new queue would lose the old one's.
     fn open_cpus(&mut self) -> Result<(), Failure> {
         let online = online_cpus().map_err(|(file, source)| Failure::Cpus { file, source })?;
         for name in CPUS {
@@ -161,11 +217,28 @@ impl Programs {
             let failed = |source| Failure::Map { name, source };
             let mut cpus = CpuMap::try_from(map).map_err(failed)?;
             for cpu in &online {
+                if cpus.get(*cpu, 0).is_ok_and(|value| value.queue_size > 0) {
+                    continue;
+                }
                 let set = cpus.set(*cpu, CPU_QUEUE, None, 0);
                 set.map_err(|source| Failure::Cpu { cpu: *cpu, source })?;
             }
         }
         Ok(())
+    }
+
+    /// The table in use, if there is one.
+    pub fn table(&self) -> Result<Option<Box<Table>>, Failure> {
+        let failed = |source| Failure::Map { name: TABLES, source };
+        let map = self.object.map(TABLES).ok_or(Failure::Missing(TABLES))?;
+        let tables: ArrayOfMaps<_, Array<MapData, Words<TABLE_WORDS>>> =
+            ArrayOfMaps::try_from(map).map_err(failed)?;
+        let table = match tables.get(&0, 0) {
+            Ok(table) => table,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        Ok(Some(plain::table_of(table.get(&0, 0).map_err(failed)?)))
     }
 
     /// Puts a table in place of the one that was there: packets are decided by either, never by halves of both.

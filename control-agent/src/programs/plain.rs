@@ -21,6 +21,13 @@ pub(super) fn words_of(table: &Table) -> &Words<TABLE_WORDS> {
     unsafe { &*std::ptr::from_ref(table).cast() }
 }
 
+/// What a map holds as a table.
+pub(super) fn table_of(words: Words<TABLE_WORDS>) -> Box<Table> {
+    // SAFETY: as above, the other way: a table is made of integers, of which any bytes are some, and the words have its
+    // size. The word of a map comes from a table of this layout, by the version in the name of the map's folder.
+    Box::new(unsafe { std::mem::transmute::<Words<TABLE_WORDS>, Table>(words) })
+}
+
 /// Counters as a map holds them.
 pub(super) fn xdp_counters(words: Words<XDP_WORDS>) -> XdpCounters {
     // SAFETY: the struct is `repr(C)` and of as many `u64` and nothing else: any words are one.

@@ -13,8 +13,8 @@ use super::document::{self, Section};
 use super::keys;
 use super::mistakes::{Mistakes, Remedy, Report, Scope};
 use super::{
-    Action, Admin, CertificateFiles, Config, Cores, Http2Limits, Http3Limits, Limits, Listener, Log, Node,
-    Quic, RouteRule, Runtime, Shutdown, Tls, WebSocketLimits,
+    Action, Admin, Agent, CertificateFiles, Config, Cores, Http2Limits, Http3Limits, Limits, Listener, Log,
+    Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits,
 };
 
 /// Reads and checks `text`.
@@ -39,6 +39,8 @@ fn config(root: &Section<'_>, report: &Report<'_>) -> Config {
         listeners,
         tls: tls(&root.table("tls"), report),
         quic: quic(&root.table("quic")),
+        agent: agent(&root.table("agent")),
+        steering: steering(&root.table("steering")),
         limits: limits(&root.table("limits")),
         admin,
         log: log(&root.table("log")),
@@ -181,6 +183,22 @@ fn quic(table: &Section<'_>) -> Quic {
         server: table.read(&keys::QUIC_SERVER),
         connection_ids: table.read(&keys::QUIC_CONNECTION_IDS),
         connection_id_lifetime: table.read(&keys::QUIC_CONNECTION_ID_LIFETIME),
+    }
+}
+
+fn agent(table: &Section<'_>) -> Agent {
+    Agent {
+        socket: table.optional(&keys::AGENT_SOCKET),
+        user: table.optional(&keys::AGENT_USER),
+        pins: table.read(&keys::AGENT_PINS),
+    }
+}
+
+fn steering(table: &Section<'_>) -> Steering {
+    Steering {
+        interfaces: table.read(&keys::STEERING_INTERFACES),
+        xdp: table.read(&keys::STEERING_XDP),
+        addresses: table.read(&keys::STEERING_ADDRESSES),
     }
 }
 

@@ -15,11 +15,11 @@ use std::time::Duration;
 #[cfg(test)]
 use super::rules::Edges;
 use super::rules::{
-    AbsolutePath, Access, Address, CORES_MAX, Choice, CoreSet, Count, Empty, Headers, Levels, Name, Networks,
-    Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time,
+    AbsolutePath, Access, Address, Addresses, CORES_MAX, Cards, Choice, CoreSet, Count, Empty, Headers, Levels,
+    Name, Networks, Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time, User,
 };
 use super::units::{GIB, KIB, MIB};
-use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol};
+use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol, Xdp};
 
 /// One key: where it stands, what it may be, and why.
 pub(super) struct Key<R> {
@@ -127,6 +127,17 @@ pub(super) const TABLES: &[&Table] = &[
         path: "quic",
         entries: Entries::One,
         meaning: "QUIC of all https listeners with HTTP/3: what its connection ids say, and how long they live.",
+    },
+    &Table {
+        path: "agent",
+        entries: Entries::One,
+        meaning: "The control agent (`berth agent`), which steers packets to their cores. Both programs read the same \
+            file.",
+    },
+    &Table {
+        path: "steering",
+        entries: Entries::One,
+        meaning: "How packets come to their cores, where an agent runs.",
     },
     &Table {
         path: "limits",
@@ -413,6 +424,68 @@ keys! {
         meaning: "When a connection's ids are replaced by new ones, made with the current key. Keys are read for \
             tls.ticket_lifetime after their successor came.",
         why: "It bounds how long one id can be followed, and how long a rotation takes to reach every connection.",
+    };
+
+    AGENT_SOCKET: AbsolutePath = Key {
+        path: "agent.socket",
+        rule: AbsolutePath,
+        fallback: Fallback::Nothing("no agent is asked: the kernel spreads flows by a hash of its own"),
+        example: "\"/run/berth/agent.sock\"",
+        meaning: "Where the agent listens and the data plane calls. Without an answer the data plane serves all the same, \
+            calls again every second, and says so in `berth status`.",
+        why: "Not every node has an agent: `berth dev` needs none.",
+    };
+    AGENT_USER: User = Key {
+        path: "agent.user",
+        rule: User,
+        fallback: Fallback::Nothing("only root may call"),
+        example: "\"berth\"",
+        meaning: "The user that the data plane runs as. Nobody else, but root, may call the agent.",
+        why: "Whoever calls may take the traffic of the node.",
+    };
+    AGENT_PINS: AbsolutePath = Key {
+        path: "agent.pins",
+        rule: AbsolutePath,
+        fallback: Fallback::Default("\"/sys/fs/bpf/berth\""),
+        example: "\"/sys/fs/bpf/berth\"",
+        meaning: "Folder of the agent's programs, maps and links, on a BPF file system, where they outlive the agent. \
+            Two nodes of one machine need different ones.",
+        why: "Where systemd mounts the BPF file system.",
+    };
+
+    STEERING_INTERFACES: Cards = Key {
+        path: "steering.interfaces",
+        rule: Cards { entries_max: 16 },
+        fallback: Fallback::Default("[]"),
+        example: "[\"eth0\"]",
+        meaning: "The network cards that clients come in by, on which XDP sends packets on to the CPUs of their cores. \
+            Without any, packets reach the right socket, but may cross CPUs on their way.",
+        why: "A program on a card is never attached unasked. Few machines have more than 16 cards.",
+    };
+    STEERING_XDP: Choice<Xdp> = Key {
+        path: "steering.xdp",
+        rule: Choice {
+            words: &[
+                ("auto", Xdp::Auto),
+                ("native", Xdp::Native),
+                ("generic", Xdp::Generic),
+                ("off", Xdp::Off),
+            ],
+        },
+        fallback: Fallback::Default("\"auto\""),
+        example: "\"native\"",
+        meaning: "How cards run the program: \"native\" in the driver, \"generic\" in the kernel behind it, \"auto\" in the \
+            driver if it can, else behind it. `berth status` says which it is, and why.",
+        why: "The node should start anywhere and say what it lacks.",
+    };
+    STEERING_ADDRESSES: Addresses = Key {
+        path: "steering.addresses",
+        rule: Addresses { entries_max: 128 },
+        fallback: Fallback::Default("[]"),
+        example: "[\"192.0.2.1\", \"2001:db8::1\"]",
+        meaning: "Addresses of the node that packets are steered for, beside those of its listeners. A listener of all \
+            addresses (0.0.0.0 or [::]) steers for all that the machine has.",
+        why: "128 have room in the table that the kernel looks at for each packet.",
     };
 
     HEADER_BYTES: Size<usize> = Key {

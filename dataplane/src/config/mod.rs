@@ -30,7 +30,7 @@ mod tests;
 pub mod units;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,6 +56,10 @@ pub struct Config {
     pub tls: Tls,
     /// QUIC of the https listeners.
     pub quic: Quic,
+    /// The control agent.
+    pub agent: Agent,
+    /// How packets come to their cores.
+    pub steering: Steering,
     /// What a peer may cost.
     pub limits: Limits,
     /// The admin API.
@@ -296,6 +300,41 @@ pub enum ConnectionIds {
     Encrypted,
     /// In clear, for debugging.
     Plaintext,
+}
+
+/// The control agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Where it listens. `None`: there is none.
+    pub socket: Option<PathBuf>,
+    /// The user that may call it. `None`: only root.
+    pub user: Option<String>,
+    /// The folder of its pins.
+    pub pins: PathBuf,
+}
+
+/// How packets come to their cores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steering {
+    /// The network cards that run our program.
+    pub interfaces: Vec<String>,
+    /// How they do.
+    pub xdp: Xdp,
+    /// Addresses beside those of the listeners.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How network cards run our program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xdp {
+    /// In the driver if it can, else behind it.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel, behind the driver.
+    Generic,
+    /// Not at all.
+    Off,
 }
 
 /// What a WebSocket peer may send.

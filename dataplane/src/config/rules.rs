@@ -503,6 +503,130 @@ impl Rule for Networks {
     }
 }
 
+/// A list of IP addresses.
+pub(super) struct Addresses {
+    pub(super) entries_max: usize,
+}
+
+impl Rule for Addresses {
+    type Value = Vec<IpAddr>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Vec<IpAddr>, Vec<Fault>> {
+        each(array(value, self.entries_max)?, |value| {
+            string(value)?.parse().map_err(|_| Fault::whole("is no IP address"))
+        })
+    }
+
+    fn unit(&self) -> &'static str {
+        "list of addresses"
+    }
+
+    fn allowed(&self) -> String {
+        format!("a list of up to {} IP addresses", self.entries_max)
+    }
+
+    #[cfg(test)]
+    fn edges(&self) -> Edges {
+        let list = |entries: usize| {
+            let addresses: Vec<String> = (0..entries).map(|host| format!("\"2001:db8::{host:x}\"")).collect();
+            format!("[{}]", addresses.join(", "))
+        };
+        Edges::new(
+            &["[]", "[\"192.0.2.1\", \"2001:db8::1\"]"],
+            &["\"192.0.2.1\"", "[\"192.0.2.1:80\"]", "[\"192.0.2.0/24\"]", "[\"eth0\"]", "[1]", "{}"],
+        )
+        .and(vec![list(self.entries_max)], vec![list(self.entries_max + 1)])
+    }
+}
+
+/// A list of the names of network cards, all different.
+pub(super) struct Cards {
+    pub(super) entries_max: usize,
+}
+
+/// Longest name of a network card: the kernel's 16 bytes, of which one ends it.
+const CARD_BYTES_MAX: usize = 15;
+
+impl Rule for Cards {
+    type Value = Vec<String>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Vec<String>, Vec<Fault>> {
+        let names = each(array(value, self.entries_max)?, |value| match string(value)? {
+            "" | "." | ".." => Err(Fault::whole("is no name")),
+            long if long.len() > CARD_BYTES_MAX => Err(Fault::whole("is longer than a card's name can be")),
+            name if name.bytes().any(|byte| byte == b'/' || byte.is_ascii_whitespace() || byte == 0) => {
+                Err(Fault::whole("holds a character that no card's name has"))
+            }
+            name => Ok(name.to_owned()),
+        })?;
+        match names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            Some((_, name)) => Err(Fault::whole(format!("has {name} twice"))),
+            None => Ok(names),
+        }
+    }
+
+    fn unit(&self) -> &'static str {
+        "list of network cards"
+    }
+
+    fn allowed(&self) -> String {
+        format!("a list of up to {} names of network cards, as `ip link` shows them", self.entries_max)
+    }
+
+    #[cfg(test)]
+    fn edges(&self) -> Edges {
+        let list = |entries: usize| {
+            let names: Vec<String> = (0..entries).map(|card| format!("\"eth{card}\"")).collect();
+            format!("[{}]", names.join(", "))
+        };
+        let name = |bytes: usize| format!("[\"{}\"]", "n".repeat(bytes));
+        Edges::new(
+            &["[]", "[\"eth0\", \"bond0.100\"]"],
+            &["\"eth0\"", "[\"\"]", "[\"a/b\"]", "[\"a b\"]", "[\"..\"]", "[\"eth0\", \"eth0\"]", "[0]"],
+        )
+        .and(
+            vec![list(self.entries_max), name(CARD_BYTES_MAX)],
+            vec![list(self.entries_max + 1), name(CARD_BYTES_MAX + 1)],
+        )
+    }
+}
+
+/// The name of a user of this system.
+pub(super) struct User;
+
+/// What useradd allows.
+const USER_BYTES_MAX: usize = 32;
+
+impl Rule for User {
+    type Value = String;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<String, Vec<Fault>> {
+        match string(value)? {
+            "" => Err(Fault::whole("is empty")),
+            long if long.len() > USER_BYTES_MAX => Err(Fault::whole("is longer than a user's name can be")),
+            name if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) => {
+                Ok(name.to_owned())
+            }
+            _ => Err(Fault::whole("holds a character that no user's name has")),
+        }
+    }
+
+    fn unit(&self) -> &'static str {
+        "user"
+    }
+
+    fn allowed(&self) -> String {
+        format!("1 to {USER_BYTES_MAX} letters, digits, dots, underscores and dashes")
+    }
+
+    #[cfg(test)]
+    fn edges(&self) -> Edges {
+        let name = |bytes: usize| format!("\"{}\"", "n".repeat(bytes));
+        Edges::new(&["\"berth\"", "\"a-b_c.1\""], &["\"\"", "\"a:b\"", "\"a b\"", "7"])
+            .and(vec![name(USER_BYTES_MAX)], vec![name(USER_BYTES_MAX + 1)])
+    }
+}
+
 /// The name of the node: `auto`, or letters, digits, `.`, `_` and `-`.
 pub(super) struct Name;
 

@@ -45,6 +45,16 @@ server = 258
 connection_ids = "plaintext"
 connection_id_lifetime = "9m"
 
+[agent]
+socket = "/run/node/agent.sock"
+user = "node"
+pins = "/sys/fs/bpf/node"
+
+[steering]
+interfaces = ["eth0", "eth1"]
+xdp = "generic"
+addresses = ["192.0.2.8"]
+
 [limits]
 header_bytes = "16KiB"
 header_count = 64
@@ -197,6 +207,16 @@ fn every_key_arrives_where_it_belongs() {
             server: 258,
             connection_ids: ConnectionIds::Plaintext,
             connection_id_lifetime: Duration::from_secs(540),
+        },
+        agent: Agent {
+            socket: Some("/run/node/agent.sock".into()),
+            user: Some("node".to_owned()),
+            pins: "/sys/fs/bpf/node".into(),
+        },
+        steering: Steering {
+            interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
+            xdp: Xdp::Generic,
+            addresses: vec!["192.0.2.8".parse().unwrap()],
         },
         limits: every_limit(),
         admin: Admin { listen: "127.0.0.1:9191".parse().unwrap() },

@@ -91,6 +91,25 @@ impl Reason {
         Self::IcmpError,
         Self::Fragment,
     ];
+
+    /// Its word, in metrics and where a decision is explained.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NotIp => "not_ip",
+            Self::Cut => "cut",
+            Self::Malformed => "malformed",
+            Self::NotOurs => "not_ours",
+            Self::OtherProtocol => "other_protocol",
+            Self::Icmp => "icmp",
+            Self::NoCore => "no_core",
+            Self::ConnectionId => "connection_id",
+            Self::DeadConnectionId => "dead_connection_id",
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::IcmpError => "icmp_error",
+            Self::Fragment => "fragment",
+        }
+    }
 }
 
 // The last one's counter is the last one.

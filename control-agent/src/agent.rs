@@ -1,0 +1,437 @@
+//! The agent's loop: it hears the data planes, and keeps the kernel as they need it.
+//!
+//! One thread, which sleeps in `poll`. What was said is first taken into [`Generations`] and a few sets; then, if
+//! something has changed, one new desired state is made of it and [`Machine::reach`]ed. So a data plane that comes back
+//! after the agent was away, and says everything again, changes nothing until it has said all of it ("serving").
+//!
+//! The end of the agent, wanted or not, leaves the kernel as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use berth_link::{Channel, Listener, Received};
+use berth_protocol::link::{FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS};
+use berth_steer::flow::HashKey;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::addresses;
+use crate::explain::explain;
+use crate::generations::{Caller, Generations};
+use crate::machine::{Failure as MachineFailure, Machine};
+use crate::plan::{Card, Desired, Step, plan};
+
+/// How often the agent looks at what nobody tells it: cards that come and go, addresses, data planes that stay away.
+const LOOK: Duration = Duration::from_secs(1);
+/// Links that may be open: sixteen generations, and some that are refused.
+const LINKS_MAX: usize = 32;
+
+/// What the configuration says to the agent.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where data planes call.
+    pub socket: PathBuf,
+    /// The user that the data planes run as; `None`: only root may call.
+    pub user: Option<u32>,
+    /// The folder of pins.
+    pub pins: PathBuf,
+    /// The cards that should steer.
+    pub cards: Vec<Card>,
+    /// The node's addresses, beside those that it listens on.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The kernel.
+    #[error(transparent)]
+    Machine(#[from] MachineFailure),
+    /// The link's socket.
+    #[error("the agent's socket cannot be used")]
+    Link(#[from] berth_link::Failure),
+    /// Something that the system should always grant was refused.
+    #[error("{what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The answer.
+        source: io::Error,
+    },
+}
+
+/// The agent.
+pub struct Agent {
+    settings: Settings,
+    machine: Machine,
+    generations: Generations,
+    links: BTreeMap<Caller, Link>,
+    callers: u64,
+    version: u64,
+    hash_key: HashKey,
+    /// How ids are read; `None` until a data plane has said it.
+    configs: Option<Vec<IdConfig>>,
+    /// Who has sockets where.
+    groups: BTreeMap<Group, BTreeSet<Caller>>,
+    /// What the last state was made of besides: a change of it makes a new one.
+    seen: Seen,
+    trouble: Option<String>,
+    changed: bool,
+}
+
+struct Link {
+    channel: Channel,
+    /// Whether it was told to drain.
+    retired: bool,
+}
+
+/// What the agent sees of the machine by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    addresses: BTreeSet<IpAddr>,
+    indexes: BTreeMap<String, u32>,
+}
+
+impl Agent {
+    /// Looks at what is in the kernel, and brings programs and cards up to date.
+    pub fn start(settings: Settings) -> Result<Self, Failure> {
+        let machine = Machine::open(&settings.pins)?;
+        let table = machine.table()?;
+        let hash_key = match &table {
+            // Flows stay where they are.
+            Some(table) => table.hash_key,
+            None => fresh_key()?,
+        };
+        let now = Instant::now();
+        let generations = table.as_ref().map_or_else(Generations::default, |table| Generations::recover(table, now));
+        let mut agent = Self {
+            version: table.map_or(0, |table| table.version),
+            settings,
+            machine,
+            generations,
+            links: BTreeMap::new(),
+            callers: 0,
+            hash_key,
+            configs: None,
+            groups: BTreeMap::new(),
+            seen: Seen::default(),
+            trouble: None,
+            changed: false,
+        };
+        agent.look()?;
+        agent.reach();
+        Ok(agent)
+    }
+
+    /// What `start` would do, without doing it.
+    pub fn dry_run(settings: &Settings) -> Result<Vec<Step>, Failure> {
+        let machine = Machine::open(&settings.pins)?;
+        let table = machine.table()?;
+        let desired = Desired {
+            version: table.as_ref().map_or(1, |table| table.version),
+            server: table.as_ref().map_or(0, |table| table.server),
+            hash_key: HashKey::new([0; 16]),
+            addresses: BTreeSet::new(),
+            generations: Vec::new(),
+            newest: None,
+            configs: Vec::new(),
+            cards: settings.cards.clone(),
+            groups: machine.pinned_groups()?,
+        };
+        Ok(plan(&desired, &machine.observe(&desired)?))
+    }
+
+    /// What became of the cards.
+    pub fn cards(&self) -> Vec<berth_protocol::link::CardState> {
+        self.machine.cards()
+    }
+
+    /// Serves data planes until told to stop.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<(), Failure> {
+        let listener = Listener::bind(&self.settings.socket)?;
+        open_door(&self.settings.socket, self.settings.user)
+            .map_err(|source| Failure::System { what: "giving the socket to the data plane's user", source })?;
+        tracing::info!(socket = %self.settings.socket.display(), "agent.ready");
+        let mut next_look = Instant::now() + LOOK;
+        while !stop.load(Relaxed) {
+            self.wait(&listener);
+            self.accept(&listener);
+            for caller in self.links.keys().copied().collect::<Vec<_>>() {
+                self.hear(caller);
+            }
+            let now = Instant::now();
+            if now >= next_look {
+                next_look = now + LOOK;
+                self.changed |= self.generations.expire(now);
+                self.look()?;
+            }
+            if std::mem::take(&mut self.changed) {
+                self.reach();
+                self.tell();
+            }
+        }
+        tracing::info!("agent.ended; what is in the kernel stays");
+        Ok(())
+    }
+
+    fn wait(&self, listener: &Listener) {
+        let sockets = self.links.values().map(|link| link.channel.as_fd());
+        let mut polled: Vec<PollFd<'_>> = std::iter::once(listener.as_fd())
+            .chain(sockets)
+            .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN))
+            .collect();
+        // Interrupted by a signal, or not: all sockets are looked at.
+        let _ = poll(&mut polled, Some(&Timespec { tv_sec: LOOK.as_secs() as i64, tv_nsec: 0 }));
+    }
+
+    fn accept(&mut self, listener: &Listener) {
+        loop {
+            match listener.accept() {
+                Ok(Some(channel)) if self.links.len() < LINKS_MAX => {
+                    self.callers += 1;
+                    self.links.insert(Caller(self.callers), Link { channel, retired: false });
+                }
+                Ok(Some(_)) => tracing::warn!(links = LINKS_MAX, "link.refused: too many are open"),
+                Ok(None) => return,
+                Err(error) => return tracing::warn!(%error, "link.accept failed"),
+            }
+        }
+    }
+
+    /// Takes what a data plane has said.
+    fn hear(&mut self, caller: Caller) {
+        while let Some(link) = self.links.get(&caller) {
+            match link.channel.receive::<FromDataplane>() {
+                Ok(Some(received)) => self.handle(caller, received),
+                Ok(None) => return,
+                Err(error) => {
+                    if !matches!(error, berth_link::Failure::Closed) {
+                        tracing::warn!(%error, "link.broken");
+                    }
+                    return self.hang_up(caller);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, caller: Caller, Received { message, descriptors }: Received<FromDataplane>) {
+        let known = self.generations.generation(caller);
+        match (message, known) {
+            (FromDataplane::Hello(hello), None) => self.meet(caller, &hello),
+            (FromDataplane::Hello(_), Some(_)) | (_, None) => {
+                tracing::warn!("link.garbled: a hello comes first, and once");
+                self.hang_up(caller);
+            }
+            (FromDataplane::Keys(keys), Some(_)) => {
+                self.changed |= self.configs.as_ref().is_some_and(|configs| *configs != keys.configs);
+                self.configs = Some(keys.configs);
+            }
+            (FromDataplane::Sockets { group, first_core }, Some(generation)) => {
+                let seated = self.machine.seat(group, generation, first_core, &descriptors);
+                match seated {
+                    Ok(()) => {
+                        self.groups.entry(group).or_default().insert(caller);
+                    }
+                    Err(error) => self.complain(&error),
+                }
+            }
+            (FromDataplane::Serving, Some(generation)) => {
+                tracing::info!(generation = generation.get(), "generation.serving");
+                self.generations.serve(caller);
+                self.changed = true;
+            }
+            (FromDataplane::Draining, Some(generation)) => {
+                tracing::info!(generation = generation.get(), "generation.draining");
+                self.generations.drain(caller);
+                self.changed = true;
+            }
+            (FromDataplane::Explain { ticket, question }, Some(_)) => {
+                if let Ok(Some(table)) = self.machine.table() {
+                    let answer = explain(&table, &question);
+                    self.say(caller, &FromAgent::Explained { ticket, answer });
+                }
+            }
+        }
+    }
+
+    fn meet(&mut self, caller: Caller, hello: &Hello) {
+        let build = env!("CARGO_PKG_VERSION").to_owned();
+        let Some(version) = VERSIONS.common(hello.versions) else {
+            let why = format!(
+                "the agent ({build}) speaks link version {VERSIONS}, the data plane ({}) {}: run two that fit",
+                hello.build, hello.versions
+            );
+            return self.refuse(caller, why);
+        };
+        match self.generations.admit(caller, hello) {
+            Ok(generation) => {
+                let generation = generation.get();
+                tracing::info!(generation, pid = hello.pid, build = hello.build, "generation.granted");
+                self.say(caller, &FromAgent::Granted { version, build, generation });
+            }
+            Err(refusal) => self.refuse(caller, refusal.to_string()),
+        }
+    }
+
+    fn refuse(&mut self, caller: Caller, why: String) {
+        tracing::warn!(why, "generation.refused");
+        self.say(caller, &FromAgent::Refused { why });
+        self.hang_up(caller);
+    }
+
+    fn say(&mut self, caller: Caller, message: &FromAgent) {
+        let Some(link) = self.links.get(&caller) else { return };
+        if let Err(error) = link.channel.send(message, &[]) {
+            tracing::debug!(%error, "link.send");
+            self.hang_up(caller);
+        }
+    }
+
+    fn hang_up(&mut self, caller: Caller) {
+        self.links.remove(&caller);
+        if let Some(generation) = self.generations.generation(caller) {
+            tracing::info!(generation = generation.get(), "generation.ended");
+            self.generations.gone(caller);
+            self.changed = true;
+        }
+        self.groups.retain(|_, callers| {
+            callers.remove(&caller);
+            !callers.is_empty()
+        });
+    }
+
+    fn complain(&mut self, error: &MachineFailure) {
+        let text = chain(error);
+        if self.trouble.as_ref() != Some(&text) {
+            tracing::error!(error = text, "steering.change failed; what is in the kernel stays");
+        }
+        self.trouble = Some(text);
+    }
+
+    /// Looks at what nobody tells.
+    fn look(&mut self) -> Result<(), Failure> {
+        let mut seen = Seen { addresses: self.settings.addresses.iter().copied().collect(), ..Seen::default() };
+        let groups = self.all_groups()?;
+        seen.addresses.extend(groups.iter().map(|group| group.address.ip()).filter(|ip| !ip.is_unspecified()));
+        let any = |v4: bool| {
+            groups.iter().any(|group| group.address.ip().is_unspecified() && group.address.is_ipv4() == v4)
+        };
+        if any(true) || any(false) {
+            let local = addresses::local()
+                .map_err(|source| Failure::System { what: "reading the machine's addresses", source })?;
+            seen.addresses.extend(local.into_iter().filter(|address| any(address.is_ipv4())));
+        }
+        for card in &self.settings.cards {
+            if let Some(index) = crate::machine::index_of(&card.interface) {
+                seen.indexes.insert(card.interface.clone(), index);
+            }
+        }
+        self.changed |= seen != self.seen;
+        self.seen = seen;
+        Ok(())
+    }
+
+    /// The groups that have sockets, as far as the agent knows: of data planes that have not called yet, by their pins.
+    fn all_groups(&self) -> Result<BTreeSet<Group>, Failure> {
+        let mut groups: BTreeSet<Group> = self.groups.keys().copied().collect();
+        if self.generations.waits() {
+            groups.extend(self.machine.pinned_groups()?);
+        }
+        Ok(groups)
+    }
+
+    /// Makes one new state of all that is known, and the kernel as it says.
+    fn reach(&mut self) {
+        if let Err(error) = self.try_reach() {
+            self.complain(&error);
+        } else {
+            self.trouble = None;
+        }
+    }
+
+    fn try_reach(&mut self) -> Result<(), MachineFailure> {
+        let groups = self.all_groups().map_err(|failure| match failure {
+            Failure::Machine(failure) => failure,
+            other => MachineFailure::Other(other.to_string()),
+        })?;
+        // Until a data plane that was there before the agent has called, its table stays: the agent does not know the keys.
+        let knows = self.configs.is_some() || !self.generations.waits();
+        if knows {
+            self.version += 1;
+        }
+        let desired = Desired {
+            version: self.version,
+            server: self.generations.server().unwrap_or(0),
+            hash_key: self.hash_key,
+            addresses: self.seen.addresses.clone(),
+            generations: self.generations.cpus(),
+            newest: self.generations.newest(),
+            configs: self.configs.clone().unwrap_or_default(),
+            cards: self.settings.cards.clone(),
+            groups,
+        };
+        self.machine.reach(&desired)?;
+        Ok(())
+    }
+
+    /// Tells all data planes how it stands, and those that are outdated to drain.
+    fn tell(&mut self) {
+        let steering = Steering {
+            version: self.version,
+            generation: self.generations.newest().map(|generation| generation.get()),
+            groups: self.groups.keys().copied().collect(),
+            cards: self.machine.cards(),
+            trouble: self.trouble.clone(),
+        };
+        for caller in self.links.keys().copied().collect::<Vec<_>>() {
+            if self.generations.generation(caller).is_some() {
+                self.say(caller, &FromAgent::Steered(steering.clone()));
+            }
+        }
+        let Some(newer) = self.generations.newest().map(|generation| generation.get()) else { return };
+        for caller in self.generations.outdated() {
+            if let Some(link) = self.links.get_mut(&caller)
+                && !std::mem::replace(&mut link.retired, true)
+            {
+                self.say(caller, &FromAgent::Retire { newer });
+            }
+        }
+    }
+}
+
+fn fresh_key() -> Result<HashKey, Failure> {
+    let mut bytes = [0; 16];
+    let failed = |errno: rustix::io::Errno| Failure::System { what: "asking for random bytes", source: errno.into() };
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)? {
+        16 => Ok(HashKey::new(bytes)),
+        _ => Err(Failure::System { what: "asking for random bytes", source: io::Error::other("too few came") }),
+    }
+}
+
+/// Only the data planes' user may call, and root, whom no mode stops.
+fn open_door(socket: &Path, user: Option<u32>) -> io::Result<()> {
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    match user {
+        Some(user) => std::os::unix::fs::chown(socket, Some(user), None),
+        None => Ok(()),
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.ends_with(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    text
+}

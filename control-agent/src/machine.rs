@@ -1,0 +1,489 @@
+//! The executor: what the planner wants, done to this machine's kernel.
+//!
+//! All that it makes is pinned ([`pins`](crate::pins)), so that it outlives the agent: one that starts anew finds the
+//! same programs and links, with the same numbers in the kernel, and goes on with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::pin::PinError;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::sk_reuseport::SkReuseportAttachType;
+use aya::programs::xdp::{XdpLink, XdpMode as Flag};
+use aya::programs::{ProgramError, ProgramInfo, SkReuseport, Xdp};
+use aya_obj::programs::XdpAttachType;
+use berth_protocol::link::{CardState, Group, XdpMode};
+use berth_steer::cid::Generation;
+use berth_steer::counters::{SocketCounters, XdpCounters};
+use berth_steer::table::Table;
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::pins::{self, Pins};
+use crate::plan::{self, Age, BadDesired, Desired, Link, Observed, Step};
+use crate::programs::{self, Card, Failure as ProgramFailure, Programs};
+
+/// What `statfs` says of a BPF file system.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The programs or maps.
+    #[error(transparent)]
+    Programs(#[from] ProgramFailure),
+    /// There is nothing to pin to.
+    #[error(
+        "{0} is not on a BPF file system, where pins could outlive the agent; `mount -t bpf bpf /sys/fs/bpf`, \
+         or set agent.pins"
+    )]
+    NoBpfFs(PathBuf),
+    /// A folder or file of pins cannot be made, read or removed.
+    #[error("{path} cannot be {verb}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What was tried.
+        verb: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A program or link cannot be pinned.
+    #[error("{path} cannot be pinned")]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: PinError,
+    },
+    /// A pinned program cannot be used.
+    #[error("the program that is pinned at {path} cannot be used")]
+    Program {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: ProgramError,
+    },
+    /// A pinned link cannot be used.
+    #[error("the link that is pinned at {path} cannot be used")]
+    Link {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: LinkError,
+    },
+    /// Something beside the kernel.
+    #[error("{0}")]
+    Other(String),
+    /// There can be no such table.
+    #[error(transparent)]
+    Desired(#[from] BadDesired),
+}
+
+/// This machine, as far as steering goes.
+pub struct Machine {
+    pins: Pins,
+    /// What this agent brings, by the kernel's tags.
+    tags: Tags,
+    /// The shared maps, once the folder is there.
+    shared: Option<Programs>,
+    groups: BTreeMap<Group, Door>,
+    /// What became of the cards at the last try.
+    cards: BTreeMap<String, CardState>,
+}
+
+struct Tags {
+    native: u64,
+    generic: u64,
+    door: u64,
+}
+
+/// The program of a group and its sockets.
+struct Door {
+    maps: Programs,
+    program: SkReuseport,
+}
+
+impl Machine {
+    /// Has the kernel check the programs. Nothing is changed.
+    pub fn open(pins: &Path) -> Result<Self, Failure> {
+        let mut own = Programs::load()?;
+        let tags = Tags {
+            native: own.card_tag(Card::Steer)?,
+            generic: own.card_tag(Card::SteerGeneric)?,
+            door: own.door_tag()?,
+        };
+        let pins = Pins::new(pins);
+        let mut machine =
+            Self { pins, tags, shared: None, groups: BTreeMap::new(), cards: BTreeMap::new() };
+        if machine.is_there() {
+            machine.open_shared()?;
+        }
+        Ok(machine)
+    }
+
+    fn is_there(&self) -> bool {
+        self.pins.folders().iter().all(|folder| folder.is_dir())
+    }
+
+    fn open_shared(&mut self) -> Result<&mut Programs, Failure> {
+        let maps = self.pins.maps();
+        let shared = Programs::open_pinned(programs::Pins { shared: Some(&maps), sockets: None })?;
+        Ok(self.shared.insert(shared))
+    }
+
+    fn shared(&mut self) -> Result<&mut Programs, Failure> {
+        if self.shared.is_none() {
+            self.open_shared()?;
+        }
+        self.shared.as_mut().ok_or(Failure::Programs(ProgramFailure::Missing("shared maps")))
+    }
+
+    /// What is in the kernel.
+    pub fn observe(&self, desired: &Desired) -> Result<Observed, Failure> {
+        let mut observed = Observed { folder: self.is_there(), ..Observed::default() };
+        for card in &desired.cards {
+            if let Some(index) = index_of(&card.interface) {
+                observed.indexes.insert(card.interface.clone(), index);
+            }
+        }
+        if !observed.folder {
+            return Ok(observed);
+        }
+        observed.table = self.table()?.map(|table| table.version);
+        let mut ids = BTreeMap::new();
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let Ok(info) = ProgramInfo::from_pin(self.pins.program(mode)) else { continue };
+            let age = if info.tag() == self.tag(mode) { Age::Current } else { Age::Outdated };
+            observed.programs.insert(mode, age);
+            ids.insert(mode, info.id());
+        }
+        for name in names_in(&self.pins.links())? {
+            let Some((mode, index, interface)) = pins::parse_link(&name) else { continue };
+            let path = self.pins.links().join(&name);
+            let info = PinnedLink::from_pin(&path).map(FdLink::from).and_then(|link| link.info());
+            let info = info.map_err(|source| Failure::Link { path, source })?;
+            let runs_pinned = ids.get(&mode) == Some(&info.program_id());
+            observed.links.push(Link { interface, index, mode, runs_pinned });
+        }
+        observed.links.sort();
+        observed.groups = self.pinned_groups()?;
+        Ok(observed)
+    }
+
+    fn tag(&self, mode: XdpMode) -> u64 {
+        match mode {
+            XdpMode::Native => self.tags.native,
+            _ => self.tags.generic,
+        }
+    }
+
+    /// The groups that are pinned, by this agent or one before it.
+    pub fn pinned_groups(&self) -> Result<BTreeSet<Group>, Failure> {
+        if !self.is_there() {
+            return Ok(BTreeSet::new());
+        }
+        Ok(names_in(&self.pins.groups())?.iter().filter_map(|name| pins::parse_group(name)).collect())
+    }
+
+    /// The table in the kernel.
+    pub fn table(&self) -> Result<Option<Box<Table>>, Failure> {
+        match &self.shared {
+            Some(shared) => Ok(shared.table()?),
+            None => Ok(None),
+        }
+    }
+
+    /// What the programs have counted, on all CPUs together.
+    pub fn counters(&self) -> Result<(XdpCounters, SocketCounters), Failure> {
+        match &self.shared {
+            Some(shared) => Ok((shared.xdp_counters()?, shared.socket_counters()?)),
+            None => Ok(Default::default()),
+        }
+    }
+
+    /// Makes the kernel as desired. On an error it is somewhere between, and steers right all the same.
+    pub fn reach(&mut self, desired: &Desired) -> Result<Vec<Step>, Failure> {
+        let observed = self.observe(desired)?;
+        let steps = plan::plan(desired, &observed);
+        for step in &steps {
+            self.execute(step, desired)?;
+            tracing::info!(%step, "steering.step");
+        }
+        self.note_cards(desired)?;
+        Ok(steps)
+    }
+
+    fn execute(&mut self, step: &Step, desired: &Desired) -> Result<(), Failure> {
+        match step {
+            Step::MakeFolder => self.make_folder(),
+            Step::PinProgram(mode) => self.pin_program(*mode),
+            Step::WriteTable(_) => {
+                let table = plan::table(desired)?;
+                Ok(self.shared()?.set_table(&table)?)
+            }
+            Step::UpdateLink(link) => self.update_link(link),
+            Step::Attach { interface, index, ways } => self.attach(interface, *index, ways),
+            Step::Detach(link) => remove(&self.pins.link(link.mode, link.index, &link.interface)),
+            Step::RemoveGroup(group) => self.remove_group(group),
+        }
+    }
+
+    fn make_folder(&mut self) -> Result<(), Failure> {
+        for folder in self.pins.folders() {
+            let made = fs::create_dir_all(&folder);
+            made.map_err(|source| Failure::File { path: folder.clone(), verb: "made", source })?;
+            let kind = rustix::fs::statfs(&folder).map(|stat| stat.f_type);
+            if !kind.is_ok_and(|kind| kind == BPF_FS_MAGIC) {
+                let _ = fs::remove_dir(&folder);
+                return Err(Failure::NoBpfFs(folder));
+            }
+        }
+        self.open_shared()?;
+        Ok(())
+    }
+
+    fn pin_program(&mut self, mode: XdpMode) -> Result<(), Failure> {
+        let path = self.pins.program(mode);
+        let card = match mode {
+            XdpMode::Native => Card::Steer,
+            _ => Card::SteerGeneric,
+        };
+        // A fresh set of programs: those of `shared` may be loaded already, and are not loaded twice.
+        let maps = self.pins.maps();
+        let mut fresh = Programs::open_pinned(programs::Pins { shared: Some(&maps), sockets: None })?;
+        let program = fresh.load_card(card)?;
+        pin_in_place(&path, |at| program.pin(at))
+    }
+
+    fn update_link(&self, link: &Link) -> Result<(), Failure> {
+        let path = self.pins.link(link.mode, link.index, &link.interface);
+        let attached = PinnedLink::from_pin(&path).map(FdLink::from);
+        let attached = attached.map_err(|source| Failure::Link { path: path.clone(), source })?;
+        let attached = XdpLink::try_from(attached).map_err(|source| Failure::Link { path, source })?;
+        let program = self.pins.program(link.mode);
+        let updated = Xdp::from_pin(&program, XdpAttachType::Interface).and_then(|mut xdp| xdp.attach_to_link(attached));
+        updated.map(drop).map_err(|source| Failure::Program { path: program, source })
+    }
+
+    /// Attaches in the first way that works. That none does is a state of the card, and no failure of the agent's.
+    fn attach(&mut self, interface: &str, index: u32, ways: &[XdpMode]) -> Result<(), Failure> {
+        let mut reasons = Vec::new();
+        for mode in ways {
+            match self.try_attach(interface, index, *mode)? {
+                Ok(()) => {
+                    self.note_card(interface, *mode, &reasons);
+                    return Ok(());
+                }
+                Err(why) => reasons.push(format!("{}: {why}", mode.word())),
+            }
+        }
+        self.note_card(interface, XdpMode::Absent, &reasons);
+        Ok(())
+    }
+
+    fn try_attach(&self, interface: &str, index: u32, mode: XdpMode) -> Result<Result<(), String>, Failure> {
+        let program = self.pins.program(mode);
+        let flag = match mode {
+            XdpMode::Native => Flag::Driver,
+            _ => Flag::Skb,
+        };
+        let xdp = Xdp::from_pin(&program, XdpAttachType::Interface);
+        let mut xdp = xdp.map_err(|source| Failure::Program { path: program.clone(), source })?;
+        let link = match xdp.attach_to_if_index(index, flag) {
+            Ok(id) => xdp.take_link(id).map_err(|source| Failure::Program { path: program, source })?,
+            Err(error) => return Ok(Err(why_not(interface, &error))),
+        };
+        // Without a link of its own the attachment would end with the agent.
+        let Ok(link) = FdLink::try_from(link) else {
+            return Ok(Err("the kernel has no links for XDP; it is older than 5.9".to_owned()));
+        };
+        let path = self.pins.link(mode, index, interface);
+        link.pin(&path).map_err(|source| Failure::Pin { path, source })?;
+        Ok(Ok(()))
+    }
+
+    fn note_card(&mut self, interface: &str, xdp: XdpMode, reasons: &[String]) {
+        let why = (!reasons.is_empty()).then(|| reasons.join("; "));
+        if let Some(why) = &why {
+            tracing::warn!(interface, xdp = xdp.word(), why, "xdp.attached less well than it could be");
+        }
+        self.cards.insert(interface.to_owned(), CardState { interface: interface.to_owned(), xdp, why });
+    }
+
+    /// Learns of cards that an earlier agent attached, and of those that are not there.
+    fn note_cards(&mut self, desired: &Desired) -> Result<(), Failure> {
+        let links = self.observe(desired)?.links;
+        for card in &desired.cards {
+            let interface = &card.interface;
+            let runs = links.iter().find(|link| link.interface == *interface).map(|link| link.mode);
+            let known = self.cards.get(interface).map(|card| card.xdp);
+            if runs.is_some() && runs != known {
+                self.note_card(interface, runs.unwrap_or(XdpMode::Absent), &[]);
+            } else if runs.is_none() && index_of(interface).is_none() {
+                let why = format!("there is no network card {interface}");
+                let (interface, why) = (interface.clone(), Some(why));
+                self.cards.insert(interface.clone(), CardState { interface, xdp: XdpMode::Absent, why });
+            }
+        }
+        self.cards.retain(|interface, _| desired.cards.iter().any(|card| card.interface == *interface));
+        Ok(())
+    }
+
+    /// What became of the cards.
+    pub fn cards(&self) -> Vec<CardState> {
+        self.cards.values().cloned().collect()
+    }
+
+    /// Puts sockets into the slots of their cores, and has our program choose among their group.
+    pub fn seat(
+        &mut self,
+        group: Group,
+        generation: Generation,
+        first_core: u8,
+        sockets: &[OwnedFd],
+    ) -> Result<(), Failure> {
+        let door = self.door(group)?;
+        for (core, socket) in (first_core..=u8::MAX).zip(sockets) {
+            door.maps.set_socket(generation, core, &socket.as_raw_fd())?;
+        }
+        if let Some(socket) = sockets.first() {
+            let attached = door.program.attach(socket);
+            attached.map_err(|source| ProgramFailure::Program { name: "berth_socket", source })?;
+        }
+        Ok(())
+    }
+
+    fn door(&mut self, group: Group) -> Result<&mut Door, Failure> {
+        if !self.groups.contains_key(&group) {
+            let door = self.open_door(group)?;
+            self.groups.insert(group, door);
+        }
+        let missing = || Failure::Programs(ProgramFailure::Missing("group"));
+        self.groups.get_mut(&group).ok_or_else(missing)
+    }
+
+    fn open_door(&self, group: Group) -> Result<Door, Failure> {
+        let folder = self.pins.group(&group);
+        let made = fs::create_dir_all(&folder);
+        made.map_err(|source| Failure::File { path: folder.clone(), verb: "made", source })?;
+        let (shared, sockets, path) = (self.pins.maps(), folder.join("sockets"), folder.join("program"));
+        let pins = programs::Pins { shared: Some(&shared), sockets: Some(&sockets) };
+        let mut maps = Programs::open_pinned(pins)?;
+        if !ProgramInfo::from_pin(&path).is_ok_and(|info| info.tag() == self.tags.door) {
+            let program = maps.load_door()?;
+            pin_in_place(&path, |at| program.pin(at))?;
+        }
+        let program = SkReuseport::from_pin(&path, SkReuseportAttachType::SelectOrMigrate);
+        let program = program.map_err(|source| Failure::Program { path, source })?;
+        Ok(Door { maps, program })
+    }
+
+    fn remove_group(&mut self, group: &Group) -> Result<(), Failure> {
+        self.groups.remove(group);
+        let folder = self.pins.group(group);
+        for name in ["program", "program-new", "sockets"] {
+            remove(&folder.join(name))?;
+        }
+        remove_folder(&folder)
+    }
+
+    /// Takes everything of ours out of the kernel: cards first, so that no packet is steered by half of it.
+    pub fn remove_all(&mut self) -> Result<Vec<String>, Failure> {
+        let mut removed = Vec::new();
+        if !self.pins.folder.is_dir() {
+            return Ok(removed);
+        }
+        for name in names_in(&self.pins.links())? {
+            if let Some((mode, _, interface)) = pins::parse_link(&name) {
+                remove(&self.pins.links().join(&name))?;
+                removed.push(format!("detached from {interface} ({})", mode.word()));
+            }
+        }
+        for group in self.pinned_groups()? {
+            self.remove_group(&group)?;
+            removed.push(format!("let go of the sockets at {group}"));
+        }
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            remove(&self.pins.program(mode))?;
+        }
+        self.shared = None;
+        for map in programs::SHARED {
+            remove(&self.pins.maps().join(map))?;
+        }
+        for folder in self.pins.folders().iter().rev() {
+            remove_folder(folder)?;
+        }
+        // The folder above is ours if nothing else is in it.
+        if let Some(above) = self.pins.folder.parent() {
+            let _ = fs::remove_dir(above);
+        }
+        removed.push(format!("removed {}", self.pins.folder.display()));
+        Ok(removed)
+    }
+}
+
+/// The number of a network card, if there is one of this name.
+pub(crate) fn index_of(interface: &str) -> Option<u32> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    rustix::net::netdevice::name_to_index(&socket, interface).ok()
+}
+
+/// Why a card does not take a program, for operators.
+fn why_not(interface: &str, error: &ProgramError) -> String {
+    let ProgramError::SyscallError(syscall) = error else { return error.to_string() };
+    let advice = match syscall.io_error.raw_os_error() {
+        Some(16) => " (another program runs there, which is left alone)",
+        Some(22 | 34 | 95) => {
+            " (its driver runs no programs, or none at its MTU or with its offloads; a smaller MTU or `ethtool -K \
+             ... lro off` may help)"
+        }
+        _ => "",
+    };
+    format!("{interface} refuses: {}{advice}", syscall.io_error)
+}
+
+/// Pins something in place of what was there, so that at no time there is nothing.
+fn pin_in_place(path: &Path, pin: impl FnOnce(&Path) -> Result<(), PinError>) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("-new");
+    let fresh = path.with_file_name(name);
+    remove(&fresh)?;
+    pin(&fresh).map_err(|source| Failure::Pin { path: fresh.clone(), source })?;
+    fs::rename(&fresh, path).map_err(|source| Failure::File { path: path.to_owned(), verb: "replaced", source })
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>, Failure> {
+    let failed = |source| Failure::File { path: folder.to_owned(), verb: "read", source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::File { path: path.to_owned(), verb: "removed", source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder of ours, but not what somebody else has put into it.
+fn remove_folder(path: &Path) -> Result<(), Failure> {
+    match fs::remove_dir(path) {
+        Err(source) if source.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(path = %path.display(), "pins.left: somebody else's are in there");
+            Ok(())
+        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::File { path: path.to_owned(), verb: "removed", source })
+        }
+        _ => Ok(()),
+    }
+}
