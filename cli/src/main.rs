@@ -4,11 +4,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to a terminal")]
 
 mod admin_client;
+mod agent;
 mod dev;
 mod logging;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use berth_dataplane::config::{self, Config};
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Run the control agent, which steers packets to the cores of the dataplane.
+    Agent(agent::Arguments),
     /// Show node, cores, rings and counters of a running node.
     Status(status::Arguments),
     /// About the configuration.
@@ -61,7 +64,7 @@ enum ReferenceCommand {
 
 /// Commands of the contract that later changes bring.
 const LATER: &[&str] = &[
-    "agent", "build", "deploy", "explain", "new", "objects", "policy", "routes", "scripts", "tail", "top",
+    "build", "deploy", "explain", "new", "objects", "policy", "routes", "scripts", "tail", "top",
     "zones",
 ];
 
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Dataplane { config, check } => dataplane(config, check),
+        Command::Agent(arguments) => agent::run(arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Config(ReferenceCommand::Reference) => {
             print!("{}", config::reference());
@@ -93,14 +97,18 @@ fn main() -> ExitCode {
 type Failure = Box<dyn std::error::Error>;
 
 fn dataplane(path: PathBuf, check: bool) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let config = Config::parse(&text).map_err(|mistakes| format!("{}:\n{mistakes}", path.display()))?;
+    let config = read_config(&path)?;
     if check {
         println!("{}: good", path.display());
         return Ok(());
     }
     logging::start(&config.log)?;
     Node::prepare(config, Some(path)).map_err(explain)?.run().map_err(explain)
+}
+
+fn read_config(path: &Path) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Config::parse(&text).map_err(|mistakes| format!("{}:\n{mistakes}", path.display()))?)
 }
 
 /// An error with its causes, one after the other.

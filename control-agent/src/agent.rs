@@ -11,7 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -124,6 +124,7 @@ impl Agent {
             changed: false,
         };
         agent.look()?;
+        agent.changed = false;
         agent.reach();
         Ok(agent)
     }
@@ -151,11 +152,14 @@ impl Agent {
         self.machine.cards()
     }
 
+    /// What went wrong at the last change, if something did.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
     /// Serves data planes until told to stop.
     pub fn run(mut self, stop: &AtomicBool) -> Result<(), Failure> {
-        let listener = Listener::bind(&self.settings.socket)?;
-        open_door(&self.settings.socket, self.settings.user)
-            .map_err(|source| Failure::System { what: "giving the socket to the data plane's user", source })?;
+        let listener = open_socket(&self.settings)?;
         tracing::info!(socket = %self.settings.socket.display(), "agent.ready");
         let mut next_look = Instant::now() + LOOK;
         while !stop.load(Relaxed) {
@@ -413,13 +417,14 @@ fn fresh_key() -> Result<HashKey, Failure> {
     }
 }
 
-/// Only the data planes' user may call, and root, whom no mode stops.
-fn open_door(socket: &Path, user: Option<u32>) -> io::Result<()> {
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
-    match user {
-        Some(user) => std::os::unix::fs::chown(socket, Some(user), None),
-        None => Ok(()),
-    }
+/// Listens where data planes call: only their user may, and root, whom no mode stops.
+pub(crate) fn open_socket(settings: &Settings) -> Result<Listener, Failure> {
+    let path = &settings.socket;
+    let listener = Listener::bind(path)?;
+    let given = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| settings.user.map_or(Ok(()), |user| std::os::unix::fs::chown(path, Some(user), None)));
+    given.map_err(|source| Failure::System { what: "giving the socket to the data plane's user", source })?;
+    Ok(listener)
 }
 
 /// An error with its causes.

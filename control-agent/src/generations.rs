@@ -64,6 +64,8 @@ struct Member {
     phase: Phase,
     server: u16,
     cpus: Vec<u16>,
+    /// Whether the agent knows all of its sockets: one that is met again says them again, and then how it stands.
+    introduced: bool,
 }
 
 /// How the agent knows of a data plane.
@@ -102,6 +104,7 @@ impl Generations {
                 phase: if takes_flows { Phase::Serving(1) } else { Phase::Draining },
                 server: table.server,
                 cpus,
+                introduced: false,
             });
         }
         generations
@@ -126,7 +129,9 @@ impl Generations {
         };
         let tie = Tie::Linked(caller);
         let (server, cpus) = (hello.server, hello.cpus.clone());
-        self.members[index(generation)] = Some(Member { tie, phase, server, cpus });
+        // The sockets of one that starts are nobody's loss until it serves.
+        let introduced = hello.running.is_none();
+        self.members[index(generation)] = Some(Member { tie, phase, server, cpus, introduced });
         Ok(generation)
     }
 
@@ -157,10 +162,9 @@ impl Generations {
         // One that says so again, to an agent that started anew, is no newer for that.
         if !matches!(member.phase, Phase::Serving(_)) {
             let phase = self.next_serving();
-            if let Some(member) = &mut self.members[index(generation)] {
-                member.phase = phase;
-            }
+            self.change(caller, |member| member.phase = phase);
         }
+        self.change(caller, |member| member.introduced = true);
         Some((generation, self.outdated()))
     }
 
@@ -180,10 +184,13 @@ impl Generations {
 
     /// It takes no new flows any more.
     pub fn drain(&mut self, caller: Caller) {
-        if let Some((generation, _)) = self.of(caller)
-            && let Some(member) = &mut self.members[index(generation)]
-        {
-            member.phase = Phase::Draining;
+        self.change(caller, |member| (member.phase, member.introduced) = (Phase::Draining, true));
+    }
+
+    fn change(&mut self, caller: Caller, change: impl FnOnce(&mut Member)) {
+        let generation = self.of(caller).map(|(generation, _)| generation);
+        if let Some(member) = generation.and_then(|generation| self.members[index(generation)].as_mut()) {
+            change(member);
         }
     }
 
@@ -207,9 +214,9 @@ impl Generations {
         expired
     }
 
-    /// Whether some of those that an earlier agent knew have not called yet.
+    /// Whether some of those that an earlier agent knew have not called yet, or not yet said all.
     pub fn waits(&self) -> bool {
-        self.members().any(|(_, member)| matches!(member.tie, Tie::Recovered { .. }))
+        self.members().any(|(_, member)| !member.introduced)
     }
 
     /// The generation of a data plane.
@@ -344,6 +351,10 @@ mod tests {
         assert_eq!(number(generations.newest()), Some(4));
         assert_eq!(generations.outdated(), []);
         assert!(!generations.expire(now + GRACE));
+        generations.drain(Caller(2));
+        assert!(generations.waits(), "one has not said all yet");
+        generations.serve(Caller(3));
+        assert!(!generations.waits());
         assert_eq!(generations.admit(Caller(4), &running(4, true)), Err(Refusal::Taken(4)));
     }
 

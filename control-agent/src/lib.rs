@@ -6,12 +6,13 @@
 //! - [`agent`]: the loop that hears the data planes. It may die at any time: the kernel goes on without it.
 //! - [`generations`], [`plan`], [`pins`], [`explain`]: pure. Who runs, what should be in the kernel, where it is kept,
 //!   where a packet would go.
-//! - [`machine`]: the executor.
+//! - [`machine`]: the executor. [`detach`] undoes all of it.
 //! - [`programs`]: the steering programs and their maps, in the kernel.
 #![deny(unsafe_code)] // But in `programs::plain`, which says why.
 
 mod addresses;
 pub mod agent;
+pub mod detach;
 pub mod explain;
 pub mod generations;
 pub mod machine;

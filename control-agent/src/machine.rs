@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::sk_reuseport::SkReuseportAttachType;
@@ -104,6 +105,14 @@ struct Tags {
 struct Door {
     maps: Programs,
     program: SkReuseport,
+    age: DoorAge,
+}
+
+/// Whether the sockets of a group were pinned before this agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DoorAge {
+    Found,
+    Made,
 }
 
 impl Machine {
@@ -347,7 +356,11 @@ impl Machine {
     ) -> Result<(), Failure> {
         let door = self.door(group)?;
         for (core, socket) in (first_core..=u8::MAX).zip(sockets) {
-            door.maps.set_socket(generation, core, &socket.as_raw_fd())?;
+            match door.maps.set_socket(generation, core, &socket.as_raw_fd()) {
+                // A socket is in one array at most. One that an earlier agent put into this one is in its slot.
+                Err(error) if door.age == DoorAge::Found && is_busy(&error) => {}
+                other => other?,
+            }
         }
         if let Some(socket) = sockets.first() {
             let attached = door.program.attach(socket);
@@ -370,6 +383,7 @@ impl Machine {
         let made = fs::create_dir_all(&folder);
         made.map_err(|source| Failure::File { path: folder.clone(), verb: "made", source })?;
         let (shared, sockets, path) = (self.pins.maps(), folder.join("sockets"), folder.join("program"));
+        let age = if sockets.exists() { DoorAge::Found } else { DoorAge::Made };
         let pins = programs::Pins { shared: Some(&shared), sockets: Some(&sockets) };
         let mut maps = Programs::open_pinned(pins)?;
         if !ProgramInfo::from_pin(&path).is_ok_and(|info| info.tag() == self.tags.door) {
@@ -378,7 +392,7 @@ impl Machine {
         }
         let program = SkReuseport::from_pin(&path, SkReuseportAttachType::SelectOrMigrate);
         let program = program.map_err(|source| Failure::Program { path, source })?;
-        Ok(Door { maps, program })
+        Ok(Door { maps, program, age })
     }
 
     fn remove_group(&mut self, group: &Group) -> Result<(), Failure> {
@@ -443,6 +457,11 @@ fn why_not(interface: &str, error: &ProgramError) -> String {
         _ => "",
     };
     format!("{interface} refuses: {}{advice}", syscall.io_error)
+}
+
+fn is_busy(error: &ProgramFailure) -> bool {
+    let ProgramFailure::Map { source: MapError::SyscallError(syscall), .. } = error else { return false };
+    syscall.io_error.kind() == io::ErrorKind::ResourceBusy
 }
 
 /// Pins something in place of what was there, so that at no time there is nothing.

@@ -8,10 +8,11 @@
 //! ([`connections`]), unwraps ([`proxy_protocol`], [`tls`]) and hands a connection to [`http`]; for
 //! HTTP/3, [`quic`] does all that;
 //! a request is matched by the [`router`] and answered by the [`responder`]. [`admin`], [`metrics`]
-//! and [`stats`] let others see it.
+//! and [`stats`] let others see it. The control agent, if there is one, is told of it by [`agent_link`].
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent_link;
 pub mod config;
 pub mod connections;
 pub mod drain;

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use berth_mailbox::{Capacities, Endpoint, mesh};
 use berth_protocol::Envelope;
+use berth_protocol::link::{self, Group, Transport};
 use berth_runtime::process::{self, Resource, Signal, Signals};
 use berth_runtime::{
     CoreOptions, DriverChoice, Payer, Remote, RingOptions, TcpListener, UdpSocket, block_on, net, spawn,
@@ -31,6 +32,7 @@ use berth_runtime::{
 use tokio::sync::watch;
 
 use crate::admin::Admin;
+use crate::agent_link::{self, AgentLink, Order};
 use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Protocol};
 use crate::connections::{ConnectionLimits, Connections};
 use crate::drain::Drain;
@@ -55,6 +57,8 @@ const FILES_WANTED: u64 = 262_144;
 const LOCKED_WANTED: u64 = 256 << 20;
 /// How often the warden looks at signals and cores.
 const WATCH: Duration = Duration::from_millis(100);
+/// How long a data plane takes connections after a newer one serves: those whose handshakes with the kernel began before.
+const LINGER: Duration = Duration::from_millis(500);
 /// How often the keyring is looked at: its own times are hours.
 const KEYRING_PERIOD: Duration = Duration::from_secs(60);
 
@@ -72,6 +76,9 @@ pub enum StartError {
     /// The configuration asks for CPUs that this process may not use.
     #[error("node.cores: {0}")]
     Cores(String),
+    /// The control agent does not want it to run.
+    #[error(transparent)]
+    Agent(#[from] agent_link::Refused),
     /// The routes cannot be a table.
     #[error("{}", lines(.0))]
     Routes(Vec<responder::TableError>),
@@ -115,8 +122,10 @@ pub struct Node {
     /// By core, by listener.
     sockets: Vec<Vec<Sockets>>,
     endpoints: Vec<Endpoint<Envelope>>,
-    admin: OwnedFd,
+    /// Until it is given to the admin thread: a copy that stayed open would take connections.
+    admin: Option<OwnedFd>,
     secrets: Option<Secrets>,
+    agent: AgentLink,
 }
 
 /// What one core has of one listener.
@@ -153,6 +162,8 @@ impl Node {
         };
         let access = open_access_log(&config.log.access)
             .map_err(|source| StartError::System { what: "opening the access log", source })?;
+        // Before an address is bound: a data plane that may not run takes no connection from the one that does.
+        let agent = AgentLink::open(agent_settings(&config, &cpus), Instant::now())?;
         let (sockets, listeners) = bind_all(&config, cpus.len())?;
         let admin = bind(config.admin.listen)?;
         let admin_address = net::bound_address(&admin)
@@ -173,8 +184,9 @@ impl Node {
             access,
             certificates: secrets.as_ref().map(|secrets| Arc::clone(&secrets.store)),
             ready: Arc::new(AtomicBool::new(false)),
+            steering: agent.view(),
         };
-        Ok(Self {
+        let mut node = Self {
             config,
             source,
             signals,
@@ -183,9 +195,33 @@ impl Node {
             table: Arc::new(ArcSwap::from_pointee(table)),
             sockets,
             endpoints,
-            admin,
+            admin: Some(admin),
             secrets,
-        })
+            agent,
+        };
+        node.introduce().map_err(|source| StartError::System { what: "copying sockets for the agent", source })?;
+        Ok(node)
+    }
+
+    /// Gives the agent copies of the sockets, and the keys.
+    fn introduce(&mut self) -> io::Result<()> {
+        if self.config.agent.socket.is_none() {
+            return Ok(());
+        }
+        let mut groups = Vec::new();
+        for (index, bound) in self.view.listeners.iter().enumerate() {
+            let of_cores = || self.sockets.iter().map(|listeners| &listeners[index]);
+            let streams: io::Result<Vec<_>> = of_cores().map(|sockets| sockets.stream.try_clone()).collect();
+            let group = |transport| Group { transport, address: bound.address };
+            groups.push(agent_link::Sockets { group: group(Transport::Tcp), of_cores: streams? });
+            if bound.http3 {
+                let datagrams = of_cores().filter_map(|sockets| sockets.datagrams.as_ref());
+                let of_cores: io::Result<Vec<_>> = datagrams.map(OwnedFd::try_clone).collect();
+                groups.push(agent_link::Sockets { group: group(Transport::Udp), of_cores: of_cores? });
+            }
+        }
+        self.agent.introduce(groups, keys_for_agent(self.secrets.as_ref()));
+        Ok(())
     }
 
     /// The node as others may look at it.
@@ -209,7 +245,7 @@ impl Node {
         let admin = AdminStart {
             view: self.view.clone(),
             facade: self.facade.clone(),
-            socket: self.admin.try_clone(),
+            socket: self.admin.take().expect("a node runs once"),
             limits: self.config.limits.clone(),
             phase: phase_seen,
         };
@@ -226,7 +262,9 @@ impl Node {
             }
         }
         self.view.ready.store(true, Relaxed);
-        tracing::info!(node = %self.view.name, cores = threads.len(), admin = %self.view.admin, "node.ready");
+        self.agent.serving();
+        let generation = self.agent.generation().get();
+        tracing::info!(node = %self.view.name, cores = threads.len(), admin = %self.view.admin, generation, "node.ready");
         Warden::new(&mut self).run(&phase);
         for thread in threads {
             let _ = thread.join();
@@ -272,6 +310,7 @@ impl Node {
             keys: Arc::clone(&secrets.quic_keys),
             tls: Arc::clone(&secrets.quic_server),
             cores: self.view.cores.len(),
+            generation: self.agent.generation(),
             config: self.config.quic.clone(),
         }
     }
@@ -284,6 +323,8 @@ enum Phase {
     Serving,
     /// End connections gracefully, by the deadline.
     Draining,
+    /// The same, while a newer generation of the node serves: the admin address is its from now on.
+    Retiring,
     /// End now.
     Over,
 }
@@ -448,15 +489,14 @@ impl Drop for EndProcessOnPanic {
 struct AdminStart {
     view: NodeView,
     facade: Facade,
-    socket: io::Result<OwnedFd>,
+    socket: OwnedFd,
     limits: config::Limits,
     phase: watch::Receiver<Phase>,
 }
 
 fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
     let system = |source| StartError::System { what: "starting the admin thread", source };
-    let socket = start.socket.map_err(system)?;
-    let (view, facade, limits, mut phase) = (start.view, start.facade, start.limits, start.phase);
+    let AdminStart { view, facade, socket, limits, mut phase } = start;
     let remote = Arc::new(Remote::new().map_err(system)?);
     // epoll: the admin thread is not on anybody's hot path, and a second kind of driver that always
     // runs keeps the fallback honest.
@@ -465,7 +505,11 @@ fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
         let connections = Connections::new(connection_limits(&limits));
         let admin = Admin::new(view, facade);
         let core = Core::new(Arc::default(), Arc::default(), limits, admin, AccessLog::off());
-        serve_admin(socket, core, connections);
+        let drain = Drain::default();
+        serve_admin(socket, core, connections, drain.clone());
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Retiring | Phase::Over)).await;
+        // A newer generation listens on the same address, and is the one to be asked.
+        drain.start();
         let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
     };
     let thread = std::thread::Builder::new().name("admin".into());
@@ -478,8 +522,8 @@ fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
         .map_err(system)
 }
 
-fn serve_admin<S: Service>(socket: OwnedFd, core: Core<S>, connections: Connections) {
-    let house = Rc::new(House { core: Rc::new(core), connections, drain: Drain::default() });
+fn serve_admin<S: Service>(socket: OwnedFd, core: Core<S>, connections: Connections, drain: Drain) {
+    let house = Rc::new(House { core: Rc::new(core), connections, drain });
     match TcpListener::adopt(socket) {
         Ok(listener) => {
             let door = Rc::new(Door { tls: None, proxy_from: Vec::new() });
@@ -514,18 +558,23 @@ impl<'a> Warden<'a> {
 
     fn run(&mut self, phase: &watch::Sender<Phase>) {
         self.manager.ready();
-        loop {
+        let end = loop {
             match self.node.signals.wait(WATCH) {
-                Some(Signal::Stop) => break,
+                Some(Signal::Stop) => break Phase::Draining,
                 Some(Signal::Reload) => self.reload(),
                 None => {}
             }
-            self.tend(Instant::now());
-        }
+            if let Some(Order::Retire { newer }) = self.tend(Instant::now()) {
+                tracing::info!(newer, "node.retired");
+                self.linger();
+                break Phase::Retiring;
+            }
+        };
         self.manager.stopping();
         self.node.view.ready.store(false, Relaxed);
         tracing::info!(deadline_s = self.node.config.shutdown.drain.as_secs(), "node.draining");
-        let _ = phase.send(Phase::Draining);
+        self.node.agent.draining();
+        let _ = phase.send(end);
         // The cores end by themselves, at the latest at the deadline; a second signal ends them now.
         let patience = Instant::now() + self.node.config.shutdown.drain + Duration::from_secs(2);
         while phase.receiver_count() > 1 && Instant::now() < patience {
@@ -536,13 +585,22 @@ impl<'a> Warden<'a> {
         }
     }
 
-    fn tend(&mut self, now: Instant) {
+    /// Takes the connections that were on their way when the newer generation began to serve.
+    fn linger(&mut self) {
+        let until = Instant::now() + LINGER;
+        while Instant::now() < until && self.node.signals.wait(WATCH) != Some(Signal::Stop) {
+            self.tend(Instant::now());
+        }
+    }
+
+    fn tend(&mut self, now: Instant) -> Option<Order> {
         self.watch_cores(now);
         if now >= self.next_keyring {
             self.next_keyring = now + KEYRING_PERIOD;
             if let Some(secrets) = &mut self.node.secrets {
                 secrets.tend();
             }
+            self.node.agent.set_keys(keys_for_agent(self.node.secrets.as_ref()));
         }
         if let Some(interval) = self.manager.watchdog()
             && now >= self.next_alive
@@ -551,6 +609,7 @@ impl<'a> Warden<'a> {
             self.next_alive = now + interval / 2;
             self.manager.alive();
         }
+        self.node.agent.tend(now)
     }
 
     /// A core that neither sleeps nor turns for `runtime.stall_after` runs one task for too long.
@@ -656,6 +715,18 @@ impl Secrets {
         self.ticketer.install(self.keyring.ring(), now_s);
         self.quic_keys.install(self.keyring.ring(), now_s);
     }
+}
+
+fn agent_settings(config: &Config, cpus: &[usize]) -> agent_link::Settings {
+    agent_link::Settings {
+        socket: config.agent.socket.clone(),
+        server: config.quic.server,
+        cpus: cpus.iter().map(|cpu| *cpu as u16).collect(),
+    }
+}
+
+fn keys_for_agent(secrets: Option<&Secrets>) -> link::Keys {
+    secrets.map_or(link::Keys { configs: Vec::new() }, |secrets| secrets.quic_keys.for_agent())
 }
 
 impl CoreView {

@@ -9,6 +9,7 @@ use berth_runtime::Remote;
 use berth_runtime::stats::CoreStats;
 use serde::Serialize;
 
+use crate::agent_link::{SteeringStatus, SteeringView};
 use crate::connections::Connections;
 use crate::http::access::AccessLog;
 use crate::http::message::Security;
@@ -60,6 +61,8 @@ pub struct NodeView {
     pub certificates: Option<Arc<CertificateStore>>,
     /// Whether it takes new work: false before the start is done and while it drains.
     pub ready: Arc<AtomicBool>,
+    /// How packets come to its cores.
+    pub steering: SteeringView,
 }
 
 /// What `berth status` shows.
@@ -75,6 +78,8 @@ pub struct Status {
     pub ready: bool,
     /// Where it listens.
     pub listeners: Vec<ListenerStatus>,
+    /// How packets come to the cores.
+    pub steering: SteeringStatus,
     /// Connections open.
     pub connections: u32,
     /// Certificates and their end.
@@ -131,6 +136,7 @@ impl NodeView {
             uptime_s: self.started.elapsed().as_secs(),
             ready: self.ready.load(Relaxed),
             listeners: self.listeners.iter().map(listener).collect(),
+            steering: (*self.steering.status()).clone(),
             connections: self.connections.connections(),
             certificates: self.certificate_status(),
             cores: self.cores.iter().map(CoreView::status).collect(),

@@ -1,5 +1,5 @@
 use berth_protocol::link::Transport;
-use berth_steer::cid::{Destination, NONCE_LEN};
+use berth_steer::cid::{Candidate, Destination, NONCE_LEN};
 use berth_steer::decide::{Reason, Verdict, decide_flow};
 use berth_steer::flow::{Addresses, Flow};
 use berth_steer::quic::DestinationId;
@@ -73,7 +73,7 @@ fn the_table_gives_new_flows_to_the_newest_and_ids_to_their_own() {
     for codepoint in [1, 2].map(|number| Codepoint::new(number).unwrap()) {
         let there = Destination { server: 7, core: 2, generation: generation(2) };
         let id = table.configs.encode(codepoint, there, [1; NONCE_LEN]).unwrap();
-        let decision = decide_flow(flow(1), DestinationId::Ours(*id.as_bytes()), &table);
+        let decision = decide_flow(flow(1), DestinationId::Ours(Candidate::new(*id.as_bytes())), &table);
         assert_eq!(decision.verdict, Verdict::Here { generation: generation(2), core: 2, cpu: 5 });
         assert_eq!(decision.reason, Reason::ConnectionId);
     }

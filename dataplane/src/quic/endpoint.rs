@@ -62,6 +62,8 @@ pub struct Settings {
     pub tls: Arc<rustls::ServerConfig>,
     /// How many cores the node has.
     pub cores: usize,
+    /// Which generation it is.
+    pub generation: Generation,
     /// The configuration of QUIC.
     pub config: config::Quic,
 }
@@ -180,8 +182,8 @@ impl Endpoint {
         shared: Rc<Shared>,
     ) -> io::Result<Rc<Self>> {
         let core_number = u8::try_from(core).map_err(|_| io::Error::other("QUIC has room for 256 cores"))?;
-        let generation = Generation::new(0).expect("0 is a generation");
-        let here = Destination { server: settings.config.server, core: core_number, generation };
+        let (server, generation) = (settings.config.server, settings.generation);
+        let here = Destination { server, core: core_number, generation };
         let owners = Arc::default();
         let machine = machine(settings, here, &owners, &shared.limits).map_err(io::Error::other)?;
         let endpoint = Rc::new(Self {

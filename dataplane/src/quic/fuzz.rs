@@ -44,7 +44,7 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
     };
     let generation = Generation::new(0).expect("0 is a generation");
     let here = Destination { server: 7, core: 0, generation };
-    Site { settings: Settings { keys, tls: Arc::new(tls), cores: 2, config }, limits, here }
+    Site { settings: Settings { keys, tls: Arc::new(tls), cores: 2, generation: here.generation, config }, limits, here }
 });
 
 /// Datagrams, each after a byte that says from which port, whether strangers are retried, and whether time passes, and

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{self, AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hmac, rand};
+use berth_protocol::link::{self, IdConfig};
 use berth_steer::aes::{AES_TABLES, AesKey};
 use berth_steer::cid::{CID_LEN, Codepoint, Config, Configs, Destination, NONCE_LEN, Routable, Unroutable};
 use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
@@ -43,6 +44,8 @@ struct Keys {
     /// What makes ids now.
     current: Codepoint,
     configs: Configs,
+    /// The same, as the agent is told.
+    for_agent: Vec<IdConfig>,
     /// By codepoint, of the roots that are accepted.
     resets: [Option<hmac::Key>; Codepoint::COUNT],
     /// Oldest first; the last one seals.
@@ -70,6 +73,12 @@ impl QuicKeys {
         self.read(id).map(|Routable { destination, .. }| destination)
     }
 
+    /// What the control agent must know to read the ids.
+    pub fn for_agent(&self) -> link::Keys {
+        let configs = self.keys.load().for_agent.clone();
+        link::Keys { configs }
+    }
+
     fn read(&self, id: &[u8]) -> Result<Routable, Unroutable> {
         self.keys.load().configs.decode(&AES_TABLES, id)
     }
@@ -82,16 +91,19 @@ impl Keys {
         let mut keys = Self {
             current: codepoint(ring.current().version().get()),
             configs: Configs::new(),
+            for_agent: Vec::new(),
             resets: [const { None }; Codepoint::COUNT],
             tokens: accepted.iter().map(|root| token_key(&root.key(Purpose::QuicTokens))).collect(),
         };
         for root in newest {
             let place = codepoint(root.version().get());
-            let config = match layout {
-                ConnectionIds::Plaintext => Config::Plaintext,
-                ConnectionIds::Encrypted => Config::Encrypted(id_key(&root.key(Purpose::ConnectionIds))),
+            let key = match layout {
+                ConnectionIds::Plaintext => None,
+                ConnectionIds::Encrypted => Some(id_key(&root.key(Purpose::ConnectionIds))),
             };
+            let config = key.map_or(Config::Plaintext, |key| Config::Encrypted(AesKey::new(key)));
             keys.configs.set(place, config);
+            keys.for_agent.push(IdConfig { codepoint: place.get(), key });
             let reset = root.key(Purpose::StatelessResets);
             keys.resets[usize::from(place.get())] = Some(hmac::Key::new(hmac::HMAC_SHA256, reset.as_bytes()));
         }
@@ -105,9 +117,9 @@ fn codepoint(version: u32) -> Codepoint {
         .expect("a remainder is below the number of codepoints")
 }
 
-fn id_key(key: &DerivedKey) -> AesKey {
+fn id_key(key: &DerivedKey) -> [u8; 16] {
     let (half, _) = key.as_bytes().split_first_chunk().expect("a derived key has 32 bytes");
-    AesKey::new(*half)
+    *half
 }
 
 fn token_key(key: &DerivedKey) -> RandomizedNonceKey {

@@ -236,9 +236,17 @@ impl Configs {
     /// Reads the destination out of an id that a peer sent. It may be one that is not alive.
     #[inline(always)]
     pub fn decode(&self, tables: &AesTables, id: &[u8]) -> Result<Routable, Unroutable> {
-        let Ok(&[first, ref block @ ..]) = <&[u8; CID_LEN]>::try_from(id) else {
-            return Err(Unroutable::Length);
-        };
+        match <[u8; CID_LEN]>::try_from(id) {
+            Ok(id) => self.decode_candidate(tables, Candidate::new(id)),
+            Err(_) => Err(Unroutable::Length),
+        }
+    }
+
+    /// The same of bytes that have the length of an id.
+    #[inline(always)]
+    pub fn decode_candidate(&self, tables: &AesTables, id: Candidate) -> Result<Routable, Unroutable> {
+        let Candidate { first, block } = id;
+        let block = block.to_ne_bytes();
         let Some(codepoint) = Codepoint::new(first >> 5) else { return Err(Unroutable::Reserved) };
         // Before the config, so that an unknown one tells of ids that look like ours: a key that some
         // of our servers have and this one lacks.
@@ -248,8 +256,8 @@ impl Configs {
         // `get`, although the codepoint is in bounds: no panic may be left for the verifier to see.
         let config = self.configs.get(usize::from(codepoint.0)).ok_or(Unroutable::UnknownConfig)?;
         let clear = match config.kind {
-            Stored::PLAINTEXT => *block,
-            Stored::ENCRYPTED => config.key.decrypt(tables, *block),
+            Stored::PLAINTEXT => block,
+            Stored::ENCRYPTED => config.key.decrypt(tables, block),
             _ => return Err(Unroutable::UnknownConfig),
         };
         let destination = read(clear).ok_or(Unroutable::Check)?;
@@ -261,6 +269,24 @@ impl Configs {
 impl Default for Configs {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Bytes of a packet that have the length of an id.
+///
+/// They are kept as numbers: a compiler that puts 17 bytes on the stack reads them from there in words, at addresses
+/// that the verifier refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    first: u8,
+    block: u128,
+}
+
+impl Candidate {
+    /// These bytes.
+    #[inline(always)]
+    pub const fn new([first, block @ ..]: [u8; CID_LEN]) -> Self {
+        Self { first, block: u128::from_ne_bytes(block) }
     }
 }
 

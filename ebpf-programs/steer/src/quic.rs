@@ -4,14 +4,14 @@
 //! type of a packet, its version and the "fixed bit" say nothing here: other versions number types otherwise, and both
 //! sides may set that bit as they like (RFC 9287).
 
-use crate::cid::CID_LEN;
+use crate::cid::{CID_LEN, Candidate};
 use crate::packet::Packet;
 
 /// The destination connection id, where it has the length of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DestinationId {
     /// It may be one of ours.
-    Ours([u8; CID_LEN]),
+    Ours(Candidate),
     /// A long header with an id of another length: one that a client made up.
     Made,
     /// No id can be read: the datagram is too short for one, or not of QUIC.
@@ -30,7 +30,7 @@ pub fn destination_id(packet: &(impl Packet + ?Sized), at: usize, length: usize)
     // One read for both: a short header is one octet, the id follows.
     let Some([first, id @ ..]) = packet.read::<{ 1 + CID_LEN }>(at) else { return DestinationId::None };
     if first & LONG == 0 {
-        return DestinationId::Ours(id);
+        return DestinationId::Ours(Candidate::new(id));
     }
     if usize::from(id[LONG_PREFIX - 2]) != CID_LEN {
         return DestinationId::Made;
@@ -39,7 +39,7 @@ pub fn destination_id(packet: &(impl Packet + ?Sized), at: usize, length: usize)
         return DestinationId::None;
     }
     match packet.read(at + LONG_PREFIX) {
-        Some(id) => DestinationId::Ours(id),
+        Some(id) => DestinationId::Ours(Candidate::new(id)),
         None => DestinationId::None,
     }
 }
