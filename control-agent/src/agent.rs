@@ -175,6 +175,8 @@ impl Agent {
                 self.look()?;
             }
             if std::mem::take(&mut self.changed) {
+                self.look()?; // New sockets may have brought new addresses.
+                self.changed = false;
                 self.reach();
                 self.tell();
             }

@@ -205,6 +205,30 @@ impl Machine {
         }
     }
 
+    /// The kernel's numbers of the programs and links that are pinned, by the names of their pins.
+    pub fn numbers(&self) -> Result<BTreeMap<String, u32>, Failure> {
+        let mut numbers = BTreeMap::new();
+        if !self.is_there() {
+            return Ok(numbers);
+        }
+        for name in names_in(&self.pins.links())? {
+            let path = self.pins.links().join(&name);
+            let info = PinnedLink::from_pin(&path).map(FdLink::from).and_then(|link| link.info());
+            numbers.insert(name, info.map_err(|source| Failure::Link { path, source })?.id());
+        }
+        let groups = names_in(&self.pins.groups())?.into_iter().map(|name| {
+            let path = self.pins.groups().join(&name).join("program");
+            (name, path)
+        });
+        let modes = [XdpMode::Native, XdpMode::Generic];
+        let cards = modes.map(|mode| (mode.word().to_owned(), self.pins.program(mode)));
+        for (name, path) in cards.into_iter().chain(groups) {
+            let info = ProgramInfo::from_pin(&path);
+            numbers.insert(name, info.map_err(|source| Failure::Program { path, source })?.id());
+        }
+        Ok(numbers)
+    }
+
     /// What the programs have counted, on all CPUs together.
     pub fn counters(&self) -> Result<(XdpCounters, SocketCounters), Failure> {
         match &self.shared {
@@ -477,6 +501,9 @@ fn pin_in_place(path: &Path, pin: impl FnOnce(&Path) -> Result<(), PinError>) ->
 fn names_in(folder: &Path) -> Result<Vec<String>, Failure> {
     let failed = |source| Failure::File { path: folder.to_owned(), verb: "read", source };
     let mut names = Vec::new();
+    if !folder.exists() {
+        return Ok(names); // Somebody has taken it away, or it was never made.
+    }
     for entry in fs::read_dir(folder).map_err(failed)? {
         names.extend(entry.map_err(failed)?.file_name().into_string());
     }

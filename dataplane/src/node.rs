@@ -57,8 +57,9 @@ const FILES_WANTED: u64 = 262_144;
 const LOCKED_WANTED: u64 = 256 << 20;
 /// How often the warden looks at signals and cores.
 const WATCH: Duration = Duration::from_millis(100);
-/// How long a data plane takes connections after a newer one serves: those whose handshakes with the kernel began before.
-const LINGER: Duration = Duration::from_millis(500);
+/// How long a data plane goes on as before after a newer one serves. Connections whose handshake began before are taken,
+/// and clients whose handshake has just ended get to say what they came for.
+const LINGER: Duration = Duration::from_secs(3);
 /// How often the keyring is looked at: its own times are hours.
 const KEYRING_PERIOD: Duration = Duration::from_secs(60);
 

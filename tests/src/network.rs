@@ -51,6 +51,11 @@ impl Network {
         Ok(network)
     }
 
+    /// The name of the node's namespace, for `ip -netns`.
+    pub fn node_name(&self) -> &str {
+        &self.node.name
+    }
+
     /// Runs `f` on a thread in the node's namespace.
     pub fn at_node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.node.enter(f)

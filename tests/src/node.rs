@@ -112,6 +112,8 @@ pub struct Plan {
     launcher: Vec<OsString>,
     before_exec: Vec<fn() -> io::Result<()>>,
     folder: Folder,
+    /// The node's folder of state, if it is not in this one.
+    state: Option<PathBuf>,
     binary: PathBuf,
 }
 
@@ -129,6 +131,7 @@ impl Plan {
             launcher: Vec::new(),
             before_exec: Vec::new(),
             folder: Folder::new(),
+            state: None,
             binary: binary(),
         }
     }
@@ -142,6 +145,12 @@ impl Plan {
     /// Logs at this level.
     pub fn log_level(mut self, level: &'static str) -> Self {
         self.log_level = level;
+        self
+    }
+
+    /// Shares a folder of state with others: the keys of connection ids are in there.
+    pub fn state(mut self, path: &Path) -> Self {
+        self.state = Some(path.to_owned());
         self
     }
 
@@ -208,9 +217,10 @@ impl Plan {
     fn config_text(&self, text: &str) -> String {
         let folder = self.folder.path().display();
         format!(
-            "[node]\nname = \"story\"\nstate = \"{folder}/state\"\ncores = {}\n\
+            "[node]\nname = \"story\"\nstate = \"{}\"\ncores = {}\n\
              [runtime]\ndriver = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [log]\nlevel = \"{}\"\nformat = \"json\"\naccess = \"{folder}/access.log\"\n{text}",
+            self.state.clone().unwrap_or_else(|| self.folder.path().join("state")).display(),
             self.cores,
             self.driver.word(),
             self.log_level,

@@ -97,18 +97,25 @@ impl Connection {
         self.link.with(|state| std::mem::take(&mut state.unidirectional_news))
     }
 
-    /// Waits until the client has acknowledged all that was finished, but no longer than `patience`.
+    /// Waits until the client has acknowledged all that was finished, for as long as it lets hear of itself: one that is
+    /// silent for `patience` is waited for no longer.
     pub async fn settled(&self, patience: Duration) {
-        let settled = std::future::poll_fn(|cx| {
-            self.link.with(|state| {
-                if state.unfinished == 0 || state.lost.is_some() {
-                    return Poll::Ready(());
-                }
-                state.waits.settled(cx);
-                Poll::Pending
-            })
-        });
-        let _ = berth_runtime::timeout(patience, settled).await;
+        let heard = || self.link.with(|state| state.machine.stats().udp_rx.datagrams);
+        loop {
+            let before = heard();
+            let settled = std::future::poll_fn(|cx| {
+                self.link.with(|state| {
+                    if state.unfinished == 0 || state.lost.is_some() {
+                        return Poll::Ready(());
+                    }
+                    state.waits.settled(cx);
+                    Poll::Pending
+                })
+            });
+            if berth_runtime::timeout(patience, settled).await.is_ok() || heard() == before {
+                return;
+            }
+        }
     }
 
     /// Ends the connection with an error of the application.

@@ -54,7 +54,7 @@ const HEAD_ROOM: usize = 256;
 /// Bytes up to this are copied behind their head. A small piece may be all that somebody still needs of a large buffer,
 /// which would be kept with it until it is acknowledged.
 const SMALL: usize = 4 * 1024;
-/// How long the last replies of a connection may take to be acknowledged before it closes.
+/// How long a connection that is to close waits for a client that has not acknowledged its last replies and is silent.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Longer than a connection holds back what it has to send.
 const FLUSH: Duration = Duration::from_millis(2);

@@ -1,0 +1,230 @@
+//! A node whose packets the control agent steers, over a cable between two namespaces: who does what, what happens when
+//! one of the two processes dies, and what is left when the agent is taken off the machine.
+#![allow(clippy::panic, reason = "a story that cannot go on ends with the reason")]
+
+use std::net::SocketAddr;
+
+use berth_steer::decide::Reason;
+use berth_tests::aioquic::{h3_command, report};
+use berth_tests::clients::{Outcome, call, curl_command, finish, run, start};
+use berth_tests::node::{Driver, route, wait_until};
+use berth_tests::steered::{ADDRESS, ADDRESS_V6, HTTP_PORT, HTTPS_PORT, Steered, pinned};
+use berth_tests::{on_both_drivers, once};
+
+on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
+    connections_live_on_when_a_newer_generation_takes_over);
+once!(["root", "two cpus"]; the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
+    a_card_that_cannot_is_named);
+
+/// What the nodes answer.
+fn routes() -> String {
+    let mut text = String::new();
+    for (path, action) in [
+        ("/", r#"respond = { body = "hello\n" }"#),
+        ("/stream/256KiB", r#"stream = { bytes = "256KiB" }"#),
+        ("/stream/1MiB", r#"stream = { bytes = "1MiB" }"#),
+        ("/delay/2s", r#"delay = { time = "2s", body = "late\n" }"#),
+    ] {
+        text += &route(path, action);
+    }
+    text
+}
+
+fn https() -> [SocketAddr; 2] {
+    [(ADDRESS, HTTPS_PORT), (ADDRESS_V6, HTTPS_PORT)].map(|(ip, port)| (ip.parse::<std::net::IpAddr>().unwrap(), port).into())
+}
+
+/// Requests over TCP, each on a connection of its own, all of which must be answered.
+fn ask_over_tcp(steered: &Steered, count: usize) {
+    for address in [ADDRESS.to_owned(), format!("[{ADDRESS_V6}]")] {
+        let urls = vec![format!("http://{address}:{HTTP_PORT}/"); count];
+        let curl = || run(curl_command().args(["--header", "connection: close"]).args(&urls));
+        assert_eq!(steered.network.at_client(curl).ok(), "hello\n".repeat(count));
+    }
+}
+
+/// Connections whose addresses change again and again in mid-transfer.
+const MANY: [&str; 8] = ["--connections", "24", "--path", "/stream/1MiB", "--bodies", "1", "--moves", "4"];
+
+fn client(steered: &Steered, command: &str, node: SocketAddr, options: &[&str]) -> Outcome {
+    let local = if node.is_ipv4() { "192.0.2.100" } else { "2001:db8::100" };
+    steered.network.at_client(|| run(h3_command(command, node).args(["--local", local]).args(options)))
+}
+
+fn packets_meet_their_cores(driver: Driver) {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let node = steered.start(steered.plan(driver, &routes()));
+    let status = steered.wait_until_steered(&node);
+    assert_eq!((&status["agent"], &status["generation"]), (&"linked".into(), &0.into()), "{status}");
+    assert_eq!(status["cards"][0]["xdp"], "native", "{status}");
+    ask_over_tcp(&steered, 20);
+    for node in https() {
+        let said = report(&client(&steered, "get", node, &["--path", "/stream/1MiB", "--count", "4"]));
+        assert_eq!((&said["answers"][0]["length"], &said["answers"][0]["count"]), (&(1 << 20).into(), &4.into()));
+        let said = report(&client(&steered, "many", node, &MANY));
+        assert_eq!((&said["completed"], &said["errors"]), (&24.into(), &serde_json::json!([])), "{said}");
+    }
+    let numbers = |name: &str| steered.network.at_node(|| node.numbers(name));
+    assert!(numbers("quic_connections").iter().all(|count| *count > 4), "{:?}", numbers("quic_connections"));
+    assert!(numbers("connections_accepted").iter().all(|count| *count > 4));
+    assert_eq!(numbers("quic_tossed"), [0, 0], "every datagram came to its core");
+    let (xdp, door) = steered.machine().counters().unwrap();
+    let counted = |reason: Reason| (xdp.reasons[reason as usize], door.reasons[reason as usize]);
+    assert!(counted(Reason::ConnectionId).0 > 100 && counted(Reason::ConnectionId).1 > 100, "{xdp:?} {door:?}");
+    assert!(counted(Reason::Udp).0 >= 34 && counted(Reason::Tcp).0 > 100, "{xdp:?}");
+    assert!(xdp.kept > 100 && xdp.moved > 100 && xdp.not_moved == 0, "{xdp:?}");
+    assert_eq!((door.empty, door.left), (0, 0), "{door:?}");
+    steered.network.at_node(|| node.finish());
+    drop(agent);
+}
+
+/// The kernel's numbers of all programs and links.
+fn numbers(steered: &Steered) -> std::collections::BTreeMap<String, u32> {
+    steered.machine().numbers().unwrap()
+}
+
+fn the_agent_may_die_at_any_time() {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let node = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&node);
+    let before = numbers(&steered);
+    assert_eq!(before.len(), 2 + 1 + 6, "two programs for cards, a link, six groups: {before:?}");
+    let table = steered.status(&node)["table"].clone();
+
+    // In the middle of transfers, more than once.
+    let many = || start(h3_command("many", https()[0]).args(["--local", "192.0.2.100"]).args(MANY));
+    let client = steered.network.at_client(many);
+    agent.kill();
+    ask_over_tcp(&steered, 5);
+    wait_until("the node has noticed", || steered.status(&node)["agent"] == "away");
+    assert_eq!(steered.status(&node)["sockets"], "programs", "what is in the kernel steers on");
+    let agent = steered.agent();
+    wait_until("the node has called again", || steered.status(&node)["agent"] == "linked");
+    wait_until("the table is the next one", || steered.status(&node)["table"] != table);
+    agent.kill();
+    let agent = steered.agent();
+    wait_until("the node has called again", || steered.status(&node)["agent"] == "linked");
+    finish(client).ok();
+    assert_eq!(numbers(&steered), before, "no program and no link was made anew");
+    assert_eq!(steered.network.at_node(|| node.number("quic_tossed")), 0);
+
+    // Both die. What starts without an agent serves, and says who spreads its flows.
+    agent.kill();
+    let node = steered.network.at_node(|| node.kill_and_restart());
+    let status = steered.status(&node);
+    assert_eq!((&status["sockets"], &status["agent"]), (&"kernel_hash".into(), &"away".into()), "{status}");
+    assert!(status["why"].as_str().is_some_and(|why| why.contains("agent.sock")), "{status}");
+    ask_over_tcp(&steered, 5);
+    steered.network.at_client(|| run(h3_command("get", https()[0]).args(["--local", "192.0.2.100"]))).ok();
+    let agent = steered.agent();
+    steered.wait_until_steered(&node);
+    ask_over_tcp(&steered, 5);
+    let (_, door) = steered.machine().counters().unwrap();
+    assert_eq!((door.empty, door.left), (0, 0), "{door:?}");
+    steered.network.at_node(|| node.finish());
+    agent.stop();
+}
+
+fn nothing_is_left_behind() {
+    let steered = Steered::build("auto");
+    let would = steered.run(&["attach", "--dry-run"]).ok();
+    assert!(would.contains("would attach to node0 (native, or else generic)"), "{would}");
+    assert_eq!(pinned(&steered.pins()), [""; 0], "a dry run does nothing");
+    assert_eq!(steered.run(&["attach"]).ok(), "node0: native\n");
+    assert!(pinned(&steered.pins()).contains(&"v1/links/native-2-node0".to_owned()));
+    let would = steered.run(&["attach", "--dry-run"]).ok();
+    assert_eq!(would, "", "all is done");
+
+    // Somebody else's, in the middle of ours.
+    let foreign = steered.pins().join("v1/maps/not_ours");
+    let map = aya::maps::MapData::from_pin(steered.pins().join("v1/maps/XDP_COUNTERS")).unwrap();
+    map.pin(&foreign).unwrap();
+    let agent = steered.agent();
+    let node = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&node);
+    let busy = steered.run(&["detach"]);
+    assert!(busy.code == 1 && busy.stderr.contains("another agent listens there"), "{}", busy.all());
+    agent.stop();
+    let said = steered.run(&["detach"]).ok();
+    for part in ["took the program off the sockets at 192.0.2.1:8443/udp", "detached from node0 (native)"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(pinned(&steered.pins()), ["v1/maps/not_ours"]);
+    wait_until("the node has heard of it", || steered.status(&node)["sockets"] == "kernel_hash");
+    ask_over_tcp(&steered, 5);
+    let card = call("ip", &["-netns", steered.network.node_name(), "-detail", "link", "show", "node0"]).ok();
+    assert!(!card.contains("xdp"), "{card}");
+    assert!(steered.run(&["detach"]).ok().contains("removed"), "and again");
+    steered.network.at_node(|| node.finish());
+}
+
+fn rights_that_are_missing_are_named() {
+    let steered = Steered::build("auto");
+    let program = steered.command(&["attach"]);
+    let mut nobody = std::process::Command::new("setpriv");
+    nobody.args(["--reuid", "65534", "--clear-groups"]).arg(program.get_program()).args(program.get_args());
+    let outcome = steered.network.at_node(|| run(&mut nobody));
+    assert!(outcome.code == 1 && outcome.stderr.contains("CAP_BPF"), "{}", outcome.all());
+    // The data plane needs none of them.
+    let plan = steered.plan(Driver::Auto, &routes()).through(&["setpriv", "--reuid", "65534", "--clear-groups", "--"]);
+    let state = steered.state_for(65534);
+    let node = steered.start(plan.owned_by(65534).state(&state));
+    assert_eq!(steered.status(&node)["sockets"], "kernel_hash");
+    ask_over_tcp(&steered, 5);
+    steered.network.at_node(|| node.finish());
+}
+
+fn a_card_that_cannot_is_named() {
+    let steered = Steered::build("auto");
+    call("ip", &["-netns", steered.network.node_name(), "link", "set", "node0", "mtu", "65535"]);
+    let generic = Steered::build("generic");
+    assert_eq!(generic.run(&["attach"]).ok(), "node0: generic\n");
+    let said = steered.run(&["attach"]).ok();
+    println!("{said}");
+    let nowhere = Steered::build("auto").without_card();
+    let agent = nowhere.agent();
+    let node = nowhere.start(nowhere.plan(Driver::Auto, &routes()));
+    let status = nowhere.wait_until_steered(&node);
+    assert_eq!(status["cards"][0]["xdp"], "absent", "{status}");
+    assert!(status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")), "{status}");
+    drop((node, agent));
+}
+
+fn connections_live_on_when_a_newer_generation_takes_over(driver: Driver) {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let more = routes() + "[shutdown]\ndrain = \"1m\"\n";
+    let mut nodes = vec![steered.start(steered.plan(driver, &more))];
+    steered.wait_until_steered(&nodes[0]);
+    let many = |node: SocketAddr, local: &str| {
+        steered.network.at_client(|| start(h3_command("many", node).args(["--local", local]).args(MANY)))
+    };
+    let mut clients = Vec::new();
+    for generation in 1..=2 {
+        clients.push(many(https()[0], "192.0.2.100"));
+        clients.push(many(https()[1], "2001:db8::100"));
+        let late = format!("http://{ADDRESS}:{HTTP_PORT}/delay/2s");
+        clients.push(steered.network.at_client(|| start(curl_command().arg(&late))));
+        let old = nodes.last().expect("there is one");
+        wait_until("the old one is busy", || steered.network.at_node(|| old.number("quic_connections")) > 8);
+        nodes.push(steered.start(steered.plan(driver, &more)));
+        // While it changes: new connections, each of them answered.
+        ask_over_tcp(&steered, 100);
+        let new = nodes.last().expect("there is one");
+        let status = steered.wait_until_steered(new);
+        assert_eq!(status["generation"], generation % 2, "the number of one that has ended is free again: {status}");
+        let old = &nodes[nodes.len() - 2];
+        old.log_line("node.draining");
+        assert!(steered.network.at_node(|| old.wait()).success(), "{}", old.log());
+        assert!(!old.log().contains("drain.deadline"), "{}", old.log());
+    }
+    for client in clients {
+        finish(client).ok();
+    }
+    let newest = nodes.pop().expect("there is one");
+    ask_over_tcp(&steered, 10);
+    steered.network.at_node(|| newest.finish());
+    drop(agent);
+}
