@@ -9,7 +9,7 @@ use berth_control_agent::detach;
 use berth_control_agent::plan::{Card, Wish};
 use berth_dataplane::config::{Config, Xdp};
 
-use crate::{Failure, explain, logging, read_config};
+use crate::{Failure, logging, read_config, with_causes};
 
 /// The flags of `berth agent`.
 #[derive(clap::Args)]
@@ -46,13 +46,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     match (arguments.command, arguments.config) {
         (Some(Command::Attach { config, dry_run: true }), _) => {
             let settings = settings(&read_config(&config)?)?;
-            for step in Agent::dry_run(&settings).map_err(explain)? {
+            for step in Agent::dry_run(&settings).map_err(with_causes)? {
                 println!("would {step}");
             }
             Ok(())
         }
         (Some(Command::Attach { config, dry_run: false }), _) => {
-            let agent = Agent::start(settings(&read_config(&config)?)?).map_err(explain)?;
+            let agent = Agent::start(settings(&read_config(&config)?)?).map_err(with_causes)?;
             if let Some(trouble) = agent.trouble() {
                 return Err(trouble.to_owned().into());
             }
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         (Some(Command::Detach { config }), _) => {
-            for line in detach::run(&settings(&read_config(&config)?)?).map_err(explain)? {
+            for line in detach::run(&settings(&read_config(&config)?)?).map_err(with_causes)? {
                 println!("{line}");
             }
             Ok(())
@@ -80,7 +80,7 @@ fn serve(path: &Path) -> Result<(), Failure> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    Agent::start(settings(&config)?).map_err(explain)?.run(&stop).map_err(explain)
+    Agent::start(settings(&config)?).map_err(with_causes)?.run(&stop).map_err(with_causes)
 }
 
 fn settings(config: &Config) -> Result<Settings, Failure> {

@@ -7,7 +7,7 @@ use berth_dataplane::config::Config;
 use berth_dataplane::http::message::Security;
 use berth_dataplane::node::Node;
 
-use crate::{Failure, explain, logging};
+use crate::{Failure, logging, with_causes};
 
 /// The flags of `berth dev`.
 #[derive(clap::Args)]
@@ -67,9 +67,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let text = configuration(arguments)?;
     let config = Config::parse(&text).map_err(|mistakes| mistakes.to_string())?;
     logging::start(&config.log)?;
-    let node = Node::prepare(config, None).map_err(explain)?;
+    let node = Node::prepare(config, None).map_err(with_causes)?;
     announce(&node);
-    node.run().map_err(explain)
+    node.run().map_err(with_causes)
 }
 
 fn configuration(arguments: &Arguments) -> Result<String, Failure> {

@@ -6,6 +6,7 @@
 mod admin_client;
 mod agent;
 mod dev;
+mod explain;
 mod logging;
 mod status;
 
@@ -45,6 +46,9 @@ enum Command {
     Agent(agent::Arguments),
     /// Show node, cores, rings and counters of a running node.
     Status(status::Arguments),
+    /// Say where something would go, and why.
+    #[command(subcommand)]
+    Explain(explain::Command),
     /// About the configuration.
     #[command(subcommand)]
     Config(ReferenceCommand),
@@ -64,7 +68,7 @@ enum ReferenceCommand {
 
 /// Commands of the contract that later changes bring.
 const LATER: &[&str] = &[
-    "build", "deploy", "explain", "new", "objects", "policy", "routes", "scripts", "tail", "top",
+    "build", "deploy", "new", "objects", "policy", "routes", "scripts", "tail", "top",
     "zones",
 ];
 
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Dataplane { config, check } => dataplane(config, check),
         Command::Agent(arguments) => agent::run(arguments),
+        Command::Explain(command) => explain::run(&command),
         Command::Status(arguments) => status::run(&arguments),
         Command::Config(ReferenceCommand::Reference) => {
             print!("{}", config::reference());
@@ -103,7 +108,7 @@ fn dataplane(path: PathBuf, check: bool) -> Result<(), Failure> {
         return Ok(());
     }
     logging::start(&config.log)?;
-    Node::prepare(config, Some(path)).map_err(explain)?.run().map_err(explain)
+    Node::prepare(config, Some(path)).map_err(with_causes)?.run().map_err(with_causes)
 }
 
 fn read_config(path: &Path) -> Result<Config, Failure> {
@@ -112,7 +117,7 @@ fn read_config(path: &Path) -> Result<Config, Failure> {
 }
 
 /// An error with its causes, one after the other.
-fn explain(error: impl std::error::Error) -> Failure {
+fn with_causes(error: impl std::error::Error) -> Failure {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -51,6 +51,7 @@ fn render(status: &Value) -> String {
     for listener in status["listeners"].as_array().into_iter().flatten() {
         out += &format!("listens {}://{}\n", text(&listener["protocol"]), text(&listener["address"]));
     }
+    out += &render_steering(&status["steering"]);
     for certificate in status["certificates"].as_array().into_iter().flatten() {
         let names: Vec<String> = certificate["names"].as_array().into_iter().flatten().map(text).collect();
         out += &format!("certificate {} until {} (unix)\n", names.join(", "), certificate["not_after_s"]);
@@ -74,6 +75,29 @@ fn render(status: &Value) -> String {
     out + "\n"
 }
 
+/// By whom packets are brought to their cores.
+fn render_steering(steering: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let sockets = match text(&steering["sockets"]).as_str() {
+        "programs" => "our programs",
+        _ => "the kernel's hash",
+    };
+    let why = steering["why"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
+    let mut out = format!("sockets chosen by {sockets}{why} · agent {}", text(&steering["agent"]));
+    if let Some(table) = steering["table"].as_u64() {
+        out += &format!(" · generation {}, newest {}, table {table}", steering["generation"], steering["newest"]);
+    }
+    out.push('\n');
+    for card in steering["cards"].as_array().into_iter().flatten() {
+        let why = card["why"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
+        out += &format!("card {}: XDP {}{why}\n", text(&card["interface"]), text(&card["xdp"]));
+    }
+    if let Some(trouble) = steering["trouble"].as_str() {
+        out += &format!("trouble: {trouble}\n");
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +107,8 @@ mod tests {
         let status = serde_json::json!({
             "node": "edge-1", "version": "0.1.0", "uptime_s": 5, "ready": true, "connections": 3,
             "listeners": [{"address": "127.0.0.1:80", "protocol": "http"}],
+            "steering": {"sockets": "programs", "why": null, "agent": "linked", "generation": 1, "newest": 1, "table": 9,
+                "cards": [{"interface": "eth0", "xdp": "generic", "why": "native: no"}], "trouble": "none left"},
             "certificates": [{"names": ["a.example"], "not_after_s": 7}],
             "cores": [{"core": 0, "cpu": 1, "driver": "io_uring", "stalled": false, "stalls": 0, "numbers": {"requests": 12}}],
         });
@@ -91,5 +117,8 @@ mod tests {
         assert!(text.contains("listens http://127.0.0.1:80"));
         assert!(text.contains("certificate a.example until 7"));
         assert!(text.contains("io_uring  ok"));
+        let steering = "sockets chosen by our programs · agent linked · generation 1, newest 1, table 9\n\
+            card eth0: XDP generic (native: no)\ntrouble: none left\n";
+        assert!(text.contains(steering), "{text}");
     }
 }

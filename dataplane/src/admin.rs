@@ -6,13 +6,16 @@
 //! to 127.0.0.1.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use berth_protocol::link::{Question, Transport};
 use http::{HeaderValue, Method, StatusCode, header};
 
+use crate::agent_link::{NobodyAnswers, SteeringView};
 use crate::http::message::{Problem, Reply, Request, Service};
-use crate::http::target::Host;
+use crate::http::target::{Host, percent_decode};
 use crate::metrics::{self, Facade};
 use crate::status::NodeView;
 
@@ -67,8 +70,72 @@ impl Admin {
 
 impl Service for Admin {
     fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
-        std::future::ready(self.answer(&request))
+        let reply = self.answer(&request);
+        let steering = self.view.steering.clone();
+        async move {
+            match reply.status {
+                // Refusals come first; what passes them and has no answer yet takes a question to the agent.
+                StatusCode::NOT_FOUND if request.target.normal_path() == "/v1/explain/flow" => {
+                    explain_flow(steering, request.target.raw_query().unwrap_or_default()).await
+                }
+                _ => reply,
+            }
+        }
     }
+}
+
+/// Asks the agent where a flow or a connection id goes.
+async fn explain_flow(steering: SteeringView, query: &[u8]) -> Reply {
+    let question = match parse_question(query) {
+        Ok(question) => question,
+        Err(mistake) => {
+            let mut reply = text(mistake + "\n", "text/plain");
+            reply.status = StatusCode::BAD_REQUEST;
+            return reply;
+        }
+    };
+    match steering.explain(question).await {
+        Ok(explanation) => match serde_json::to_string(&explanation) {
+            Ok(json) => text(json + "\n", "application/json"),
+            Err(_) => Reply::problem(Problem::Internal),
+        },
+        Err(NobodyAnswers) => unwell(
+            "no control agent answers, and only it knows the table; without one the kernel spreads flows by a hash of \
+             its own\n"
+                .to_owned(),
+        ),
+    }
+}
+
+/// `id=` and 34 hexadecimal digits, or `source=ADDRESS:PORT&destination=ADDRESS:PORT&transport=tcp|udp`.
+fn parse_question(query: &[u8]) -> Result<Question, String> {
+    let query = String::from_utf8_lossy(query);
+    let value = |name: &str| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.find(|(key, _)| *key == name)?;
+        Some(String::from_utf8_lossy(&percent_decode(value)).into_owned())
+    };
+    if let Some(id) = value("id") {
+        let id = parse_hex(&id).ok_or_else(|| format!("id={id}: an id is written in hexadecimal digits"))?;
+        return Ok(Question::ConnectionId { id });
+    }
+    let address = |name: &str| -> Result<SocketAddr, String> {
+        let text = value(name).ok_or_else(|| format!("{name}= is missing, or id="))?;
+        text.parse().map_err(|_| format!("{name}={text}: write ADDRESS:PORT"))
+    };
+    let transport = match value("transport").as_deref() {
+        Some("tcp") => Transport::Tcp,
+        Some("udp") => Transport::Udp,
+        _ => return Err("transport= is tcp or udp".to_owned()),
+    };
+    Ok(Question::Flow { source: address("source")?, destination: address("destination")?, transport })
+}
+
+/// At most as many bytes as a connection id of any version of QUIC can have.
+fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2) && digits.len() <= 2 * 255)?;
+    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
 fn text(body: String, kind: &'static str) -> Reply {
@@ -94,4 +161,30 @@ fn origin_is_local(request: &Request) -> bool {
             .and_then(|authority| Host::parse(authority.as_bytes()).ok())
             .is_some_and(|host| is_local(&host))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_or_their_mistake_is_named() {
+        let id = parse_question(b"id=00ff7A");
+        assert_eq!(id, Ok(Question::ConnectionId { id: vec![0, 0xff, 0x7a] }));
+        let flow = parse_question(b"transport=udp&source=%5B2001:db8::9%5D:1&destination=[2001:db8::1]:443");
+        let [source, destination] = ["[2001:db8::9]:1", "[2001:db8::1]:443"].map(|text| text.parse().unwrap());
+        assert_eq!(flow, Ok(Question::Flow { source, destination, transport: Transport::Udp }));
+        for (query, word) in [
+            ("", "transport="),
+            ("id=0", "hexadecimal"),
+            ("id=xy", "hexadecimal"),
+            ("transport=sctp", "tcp or udp"),
+            ("transport=tcp&source=1.2.3.4:5", "destination="),
+            ("transport=tcp&source=1.2.3.4&destination=1.2.3.4:5", "ADDRESS:PORT"),
+        ] {
+            let mistake = parse_question(query.as_bytes()).unwrap_err();
+            assert!(mistake.contains(word), "{query}: {mistake}");
+        }
+        assert!(parse_question(&[b"id=".as_slice(), &[b'0'; 600]].concat()).is_err());
+    }
 }

@@ -83,8 +83,10 @@ impl Namespace {
             assert_eq!(entered, 0, "{}: {}", self.name, std::io::Error::last_os_error());
             f()
         };
-        std::thread::scope(|scope| scope.spawn(thread).join())
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        // Steering tables have 300 KB, and unoptimised code hands them from frame to frame.
+        let builder = std::thread::Builder::new().stack_size(16 << 20);
+        let run = || std::thread::scope(|scope| builder.spawn_scoped(scope, thread).expect("a thread can be had").join());
+        run().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use berth_control_agent::machine::Machine;
+use berth_steer::counters::{SocketCounters, XdpCounters};
 
 use crate::network::{NODE_CARD, Network};
 use crate::node::{Driver, Folder, Node, Plan, binary, wait_until};
@@ -129,9 +130,14 @@ impl Steered {
         agent
     }
 
-    /// What is in the kernel.
-    pub fn machine(&self) -> Machine {
-        self.network.at_node(|| Machine::open(&self.pins()).map_err(|error| error.to_string())).expect("root may look")
+    /// Looks at what is in the kernel.
+    pub fn look<T: Send>(&self, at: impl FnOnce(&Machine) -> T + Send) -> T {
+        self.network.at_node(|| at(&Machine::open(&self.pins()).expect("root may look")))
+    }
+
+    /// What the programs have counted.
+    pub fn counters(&self) -> (XdpCounters, SocketCounters) {
+        self.look(|machine| machine.counters()).expect("the maps are there")
     }
 }
 

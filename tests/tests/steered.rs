@@ -2,18 +2,19 @@
 //! one of the two processes dies, and what is left when the agent is taken off the machine.
 #![allow(clippy::panic, reason = "a story that cannot go on ends with the reason")]
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
+use berth_steer::cid::{Codepoint, Destination, Generation};
 use berth_steer::decide::Reason;
 use berth_tests::aioquic::{h3_command, report};
 use berth_tests::clients::{Outcome, call, curl_command, finish, run, start};
-use berth_tests::node::{Driver, route, wait_until};
+use berth_tests::node::{Driver, Node, binary, route, wait_until};
 use berth_tests::steered::{ADDRESS, ADDRESS_V6, HTTP_PORT, HTTPS_PORT, Steered, pinned};
 use berth_tests::{on_both_drivers, once};
 
 on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
-once!(["root", "two cpus"]; the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
+once!(["root", "two cpus"]; what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
     a_card_that_cannot_is_named);
 
 /// What the nodes answer.
@@ -69,7 +70,7 @@ fn packets_meet_their_cores(driver: Driver) {
     assert!(numbers("quic_connections").iter().all(|count| *count > 4), "{:?}", numbers("quic_connections"));
     assert!(numbers("connections_accepted").iter().all(|count| *count > 4));
     assert_eq!(numbers("quic_tossed"), [0, 0], "every datagram came to its core");
-    let (xdp, door) = steered.machine().counters().unwrap();
+    let (xdp, door) = steered.counters();
     let counted = |reason: Reason| (xdp.reasons[reason as usize], door.reasons[reason as usize]);
     assert!(counted(Reason::ConnectionId).0 > 100 && counted(Reason::ConnectionId).1 > 100, "{xdp:?} {door:?}");
     assert!(counted(Reason::Udp).0 >= 34 && counted(Reason::Tcp).0 > 100, "{xdp:?}");
@@ -79,9 +80,73 @@ fn packets_meet_their_cores(driver: Driver) {
     drop(agent);
 }
 
+/// `berth explain flow` with these words, asked of a node.
+fn explain(steered: &Steered, node: &Node, about: &[&str]) -> serde_json::Value {
+    let admin = format!("http://{}", node.admin());
+    let mut command = std::process::Command::new(binary());
+    command.args(["explain", "flow", "--json", "--admin", &admin]).args(about);
+    let answer = steered.network.at_node(|| run(&mut command)).ok();
+    serde_json::from_str(&answer).expect("the answer is JSON")
+}
+
+/// The core whose number of this name grows while `f` runs, and by how much.
+fn core_that(steered: &Steered, node: &Node, name: &str, f: impl FnOnce()) -> usize {
+    let numbers = || steered.network.at_node(|| node.numbers(name));
+    let before = numbers();
+    f();
+    let grown = |now: &[u64]| now.iter().zip(&before).position(|(now, before)| now > before);
+    wait_until("a core has it", || grown(&numbers()).is_some());
+    grown(&numbers()).expect("it has just grown")
+}
+
+fn what_is_explained_is_what_the_kernel_does() {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let node = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&node);
+    let mut seen = [0; 2];
+    for (ip, port) in [(ADDRESS, HTTP_PORT), (ADDRESS_V6, HTTP_PORT)].repeat(8) {
+        let there = SocketAddr::new(ip.parse().unwrap(), port);
+        let mut held = None;
+        let core = core_that(&steered, &node, "connections_accepted", || {
+            held = Some(steered.network.at_client(|| TcpStream::connect(there)).expect("the node listens"));
+        });
+        let from = held.expect("it is open").local_addr().unwrap().to_string();
+        let said = explain(&steered, &node, &[&from, &there.to_string(), "--transport", "tcp"]);
+        assert_eq!((&said["place"]["core"], &said["rule"]), (&core.into(), &"tcp".into()), "{said}");
+        seen[core] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+
+    let table = steered.look(|machine| machine.table()).unwrap().expect("there is one");
+    for core in [0, 1, 1, 0] {
+        let there = Destination { server: 0, core, generation: Generation::FIRST };
+        let ids = (0..7).filter_map(Codepoint::new).filter_map(|codepoint| table.configs.encode(codepoint, there, [core; 12]));
+        let id = *ids.last().expect("a codepoint is in use").as_bytes();
+        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let said = explain(&steered, &node, &[&hex]);
+        assert_eq!((&said["place"]["core"], &said["rule"]), (&core.into(), &"connection_id".into()), "{said}");
+        let arrived = core_that(&steered, &node, "quic_datagrams", || {
+            let payload = berth_fixtures::frames::quic_short(0x40, &id, &[0; 40]);
+            let client = steered.network.at_client(|| UdpSocket::bind("192.0.2.100:0")).unwrap();
+            client.send_to(&payload, https()[0]).unwrap();
+        });
+        assert_eq!(arrived, usize::from(core));
+    }
+    let made_up = explain(&steered, &node, &["0011223344556677"]);
+    assert!(made_up["place"].is_null() && made_up["rule"] == "udp", "{made_up}");
+    agent.kill();
+    wait_until("the node has noticed", || steered.status(&node)["agent"] == "away");
+    let mut command = std::process::Command::new(binary());
+    command.args(["explain", "flow", "0011", "--admin", &format!("http://{}", node.admin())]);
+    let outcome = steered.network.at_node(|| run(&mut command));
+    assert!(outcome.code == 1 && outcome.stderr.contains("no control agent answers"), "{}", outcome.all());
+    steered.network.at_node(|| node.finish());
+}
+
 /// The kernel's numbers of all programs and links.
 fn numbers(steered: &Steered) -> std::collections::BTreeMap<String, u32> {
-    steered.machine().numbers().unwrap()
+    steered.look(|machine| machine.numbers()).unwrap()
 }
 
 fn the_agent_may_die_at_any_time() {
@@ -121,7 +186,7 @@ fn the_agent_may_die_at_any_time() {
     let agent = steered.agent();
     steered.wait_until_steered(&node);
     ask_over_tcp(&steered, 5);
-    let (_, door) = steered.machine().counters().unwrap();
+    let (_, door) = steered.counters();
     assert_eq!((door.empty, door.left), (0, 0), "{door:?}");
     steered.network.at_node(|| node.finish());
     agent.stop();

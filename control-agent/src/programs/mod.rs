@@ -238,7 +238,7 @@ impl Programs {
             Err(MapError::KeyNotFound) => return Ok(None),
             Err(source) => return Err(failed(source)),
         };
-        Ok(Some(plain::table_of(table.get(&0, 0).map_err(failed)?)))
+        Ok(Some(plain::table_of(Box::new(table.get(&0, 0).map_err(failed)?))))
     }
 
     /// Puts a table in place of the one that was there: packets are decided by either, never by halves of both.

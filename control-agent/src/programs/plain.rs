@@ -21,11 +21,11 @@ pub(super) fn words_of(table: &Table) -> &Words<TABLE_WORDS> {
     unsafe { &*std::ptr::from_ref(table).cast() }
 }
 
-/// What a map holds as a table.
-pub(super) fn table_of(words: Words<TABLE_WORDS>) -> Box<Table> {
-    // SAFETY: as above, the other way: a table is made of integers, of which any bytes are some, and the words have its
-    // size. The word of a map comes from a table of this layout, by the version in the name of the map's folder.
-    Box::new(unsafe { std::mem::transmute::<Words<TABLE_WORDS>, Table>(words) })
+/// What a map holds as a table, in its place: it is large.
+pub(super) fn table_of(words: Box<Words<TABLE_WORDS>>) -> Box<Table> {
+    // SAFETY: a table is made of integers, of which any bytes are some, and the words have its size and alignment; they
+    // come from a map that a table of this layout was written to, by the version in the name of its folder.
+    unsafe { Box::from_raw(Box::into_raw(words).cast()) }
 }
 
 /// Counters as a map holds them.
