@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use berth_link::{Channel, Listener, Received};
 use berth_protocol::link::{FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS};
 use berth_steer::flow::HashKey;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::addresses;
 use crate::explain::explain;
@@ -186,13 +185,8 @@ impl Agent {
     }
 
     fn wait(&self, listener: &Listener) {
-        let sockets = self.links.values().map(|link| link.channel.as_fd());
-        let mut polled: Vec<PollFd<'_>> = std::iter::once(listener.as_fd())
-            .chain(sockets)
-            .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN))
-            .collect();
-        // Interrupted by a signal, or not: all sockets are looked at.
-        let _ = poll(&mut polled, Some(&Timespec { tv_sec: LOOK.as_secs() as i64, tv_nsec: 0 }));
+        let links = self.links.values().map(|link| link.channel.as_fd());
+        berth_link::wait(std::iter::once(listener.as_fd()).chain(links), LOOK);
     }
 
     fn accept(&mut self, listener: &Listener) {

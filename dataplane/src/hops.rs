@@ -160,7 +160,8 @@ impl Hops {
         self.catchers.borrow_mut().insert(listener, Rc::new(catcher));
     }
 
-    fn catch(&self, datagram: DatagramEnvelope) {
+    /// Gives a datagram that was tossed here to the listener that it came to.
+    pub fn catch(&self, datagram: DatagramEnvelope) {
         let catcher = self.catchers.borrow().get(&datagram.listener).cloned();
         if let Some(catcher) = catcher {
             catcher(datagram);

@@ -16,6 +16,7 @@ pub mod agent_link;
 pub mod config;
 pub mod connections;
 pub mod drain;
+pub mod generations;
 pub mod hops;
 pub mod http;
 pub mod keyring;

@@ -36,6 +36,7 @@ use crate::agent_link::{self, AgentLink, Order};
 use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Protocol};
 use crate::connections::{ConnectionLimits, Connections};
 use crate::drain::Drain;
+use crate::generations::{self, Caught, Others};
 use crate::hops;
 use crate::http::access::AccessLog;
 use crate::http::message::{Security, Service};
@@ -237,10 +238,11 @@ impl Node {
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (started, ready) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
+        let mut caught = self.catch()?.into_iter();
         for (index, (endpoint, sockets)) in
             std::mem::take(&mut self.endpoints).into_iter().zip(std::mem::take(&mut self.sockets)).enumerate()
         {
-            let core = self.core_start(index, endpoint, sockets, phase_seen.clone());
+            let core = self.core_start(index, endpoint, sockets, caught.next(), phase_seen.clone());
             threads.push(start_thread(format!("core-{index}"), core, started.clone())?);
         }
         let admin = AdminStart {
@@ -272,8 +274,23 @@ impl Node {
         }
         let _ = phase.send(Phase::Over);
         let _ = admin.join();
+        if self.config.agent.socket.is_some() {
+            generations::forget(&self.config.node.state, self.agent.generation());
+        }
         tracing::info!("node.ended");
         Ok(())
+    }
+
+    /// Begins to take what other generations toss; only an agent lets there be others.
+    fn catch(&self) -> Result<Vec<Caught>, StartError> {
+        if self.config.agent.socket.is_none() || self.secrets.is_none() {
+            return Ok(Vec::new());
+        }
+        let caught = generations::catch(&self.config.node.state, self.agent.generation(), self.view.cores.len());
+        caught.map_err(|error| StartError::System {
+            what: "listening for datagrams of other generations",
+            source: io::Error::other(error),
+        })
     }
 
     fn core_start(
@@ -281,6 +298,7 @@ impl Node {
         index: usize,
         endpoint: Endpoint<Envelope>,
         sockets: Vec<Sockets>,
+        caught: Option<Caught>,
         phase: watch::Receiver<Phase>,
     ) -> CoreStart {
         let doors = self.config.listeners.iter().map(|listener| DoorPlan {
@@ -300,6 +318,8 @@ impl Node {
             endpoint,
             doors: sockets.into_iter().zip(doors).collect(),
             quic: self.secrets.as_ref().map(|secrets| self.quic_settings(secrets)),
+            caught,
+            state: self.config.node.state.clone(),
             phase,
         }
     }
@@ -341,6 +361,9 @@ struct CoreStart {
     endpoint: Endpoint<Envelope>,
     doors: Vec<(Sockets, DoorPlan)>,
     quic: Option<quic::Settings>,
+    /// What other generations toss to this core, if there can be some.
+    caught: Option<Caught>,
+    state: PathBuf,
     phase: watch::Receiver<Phase>,
 }
 
@@ -386,8 +409,16 @@ async fn serve(start: CoreStart, started: Started) {
         connections: start.view.connections.clone(),
         drain: drain.clone(),
     });
+    if let Some(mut caught) = start.caught {
+        let hops = Rc::clone(&hops);
+        spawn(async move {
+            while let Some(datagram) = caught.recv().await {
+                hops.catch(datagram);
+            }
+        });
+    }
     let endpoints = start.quic.map(|settings| {
-        let shared = quic_shared(&house, &hops);
+        let shared = quic_shared(&house, &hops, Others::new(&start.state));
         move |socket, listener| {
             quic::Endpoint::new(
                 UdpSocket::adopt(socket)?,
@@ -441,7 +472,11 @@ fn open_door<S: Service>(
 }
 
 /// What the QUIC endpoints of a core need of it.
-fn quic_shared<S: Service>(house: &Rc<House<S>>, hops: &Rc<hops::Hops>) -> Rc<quic::Shared> {
+fn quic_shared<S: Service>(
+    house: &Rc<House<S>>,
+    hops: &Rc<hops::Hops>,
+    others: Others,
+) -> Rc<quic::Shared> {
     let serving = Rc::clone(house);
     Rc::new(quic::Shared {
         numbers: Arc::clone(&house.core.numbers),
@@ -449,6 +484,7 @@ fn quic_shared<S: Service>(house: &Rc<House<S>>, hops: &Rc<hops::Hops>) -> Rc<qu
         connections: house.connections.clone(),
         drain: house.drain.clone(),
         hops: Rc::clone(hops),
+        others,
         on_connection: Box::new(move |connection, peer| {
             let (house, draining) = (Rc::clone(&serving), serving.drain.listen());
             Box::pin(async move { h3::serve(connection, &house.core, Rc::new(peer), &draining).await })

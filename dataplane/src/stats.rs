@@ -42,13 +42,15 @@ stats! {
         Counter quic_datagrams;
         /// Datagrams too short to hold the connection id that their first byte announces.
         Counter quic_malformed;
-        /// Datagrams whose connection id names another server or generation.
+        /// Datagrams whose connection id names another server, or a generation that does not run.
         Counter quic_foreign;
         /// Datagrams tossed to the core that their connection id names.
         Counter quic_tossed;
+        /// Datagrams tossed to another generation of the node, which their connection id names.
+        Counter quic_tossed_to_generation;
         /// Datagrams that could not be tossed because the lane was full; they are dropped.
         Counter quic_toss_full;
-        /// Datagrams that another core tossed here.
+        /// Datagrams that another core tossed here, of this generation or another.
         Counter quic_caught;
         /// Datagrams dropped because too many waited for their connection, or answers for want of room.
         Counter quic_dropped;

@@ -1,7 +1,8 @@
 //! The Unix socket between data plane and control agent, for both of them: messages that carry descriptors.
 //!
 //! It is of the kind that keeps messages apart (`SOCK_SEQPACKET`) and tells when the other one is gone. What is said is
-//! in [`berth_protocol::link`]. Nothing here blocks: a socket without room is an error, since the few messages of a link
+//! in [`berth_protocol::link`]. Data planes of two generations use the same kind of socket for the datagrams that they
+//! toss to each other, as plain bytes. Nothing here blocks: a socket without room is an error, since the few messages of a link
 //! fill it only when the other side has stopped reading.
 //!
 //! Who may connect is decided by the folder of the socket and its mode; the agent looks at the user besides.
@@ -11,8 +12,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use berth_protocol::link::{self, BadMessage, DESCRIPTORS_MAX, MESSAGE_MAX};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -54,6 +57,15 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Channel {
     socket: OwnedFd,
+}
+
+/// Whether bytes were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// They were.
+    Whole,
+    /// The other side does not read fast enough.
+    NoRoom,
 }
 
 /// A message and what came with it.
@@ -121,6 +133,26 @@ impl Channel {
         }
     }
 
+    /// Sends bytes as they are, if there is room.
+    pub fn send_bytes(&self, bytes: &[u8]) -> Result<Sent, Failure> {
+        match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(_) => Ok(Sent::Whole),
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::MSGSIZE) => Ok(Sent::NoRoom),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::Closed),
+            Err(errno) => Err(Failure::Broken(errno.into())),
+        }
+    }
+
+    /// The next bytes that the other side has sent, if there are some; what has no room in `into` is cut off.
+    pub fn receive_bytes(&self, into: &mut [u8]) -> Result<Option<usize>, Failure> {
+        match rustix::net::recv(&self.socket, into, RecvFlags::DONTWAIT) {
+            Ok((0, _)) | Err(Errno::CONNRESET) => Err(Failure::Closed),
+            Ok((length, _)) => Ok(Some(length)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(Failure::Broken(errno.into())),
+        }
+    }
+
     /// The user of the other process, when it connected.
     pub fn user(&self) -> io::Result<u32> {
         let credentials = rustix::net::sockopt::socket_peercred(&self.socket)?;
@@ -167,6 +199,13 @@ impl Listener {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// Sleeps until something can be read or accepted on one of these, or for so long. A signal ends the sleep as well.
+pub fn wait<'a>(sockets: impl IntoIterator<Item = BorrowedFd<'a>>, time: Duration) {
+    let polled = sockets.into_iter().map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN));
+    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    let _ = poll(&mut polled.collect::<Vec<_>>(), Some(&time));
 }
 
 impl AsFd for Listener {

@@ -38,7 +38,7 @@ fn a_message_brings_its_descriptors() {
     let place = Place::new();
     let (caller, called) = pair(&place);
     assert!(called.receive::<FromDataplane>().unwrap().is_none(), "nothing was said yet");
-    let (mut read, write) = std::io::pipe().unwrap();
+    let (mut read, write) = io::pipe().unwrap();
     caller.send(&FromDataplane::Serving, &[write.as_fd()]).unwrap();
     drop(write);
     let mut received = called.receive::<FromDataplane>().unwrap().unwrap();
@@ -87,7 +87,7 @@ fn nonsense_and_messages_without_end_are_refused_and_their_descriptors_closed() 
     };
     say(b"\xff\x00nonsense", &[]);
     assert!(matches!(called.receive::<FromDataplane>(), Err(Failure::Garbled(_))));
-    let (mut read, write) = std::io::pipe().unwrap();
+    let (mut read, write) = io::pipe().unwrap();
     say(&vec![b' '; MESSAGE_MAX + 1], &[write.as_fd()]);
     drop(write);
     assert!(matches!(called.receive::<FromDataplane>(), Err(Failure::TooLong)));
@@ -111,4 +111,31 @@ fn a_full_socket_is_told_and_blocks_nobody() {
     let (caller, _called) = pair(&place);
     let error = (0..100_000).find_map(|_| caller.send(&FromDataplane::Serving, &[]).err());
     assert!(matches!(error, Some(Failure::Broken(error)) if error.kind() == io::ErrorKind::WouldBlock));
+}
+
+#[test]
+fn bytes_keep_their_bounds_and_are_refused_when_nobody_reads() {
+    let place = Place::new();
+    let (caller, called) = pair(&place);
+    let mut buffer = [0; 100];
+    assert_eq!(called.receive_bytes(&mut buffer).unwrap(), None);
+    for message in [b"one".as_slice(), b"another"] {
+        assert_eq!(caller.send_bytes(message).unwrap(), Sent::Whole);
+    }
+    for message in [b"one".as_slice(), b"another"] {
+        let length = called.receive_bytes(&mut buffer).unwrap().unwrap();
+        assert_eq!(&buffer[..length], message);
+    }
+    assert!((0..100_000).any(|_| caller.send_bytes(&[1; 1000]).unwrap() == Sent::NoRoom));
+    drop(called);
+    assert!(matches!(caller.send_bytes(b"three"), Err(Failure::Closed)));
+}
+
+#[test]
+fn a_wait_ends_when_there_is_something_to_read() {
+    let place = Place::new();
+    let (caller, called) = pair(&place);
+    caller.send_bytes(b"one").unwrap();
+    wait([called.as_fd()], Duration::from_secs(3600));
+    wait([caller.as_fd()], Duration::ZERO);
 }

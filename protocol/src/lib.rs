@@ -1,11 +1,13 @@
 //! What two cores, two processes or two nodes must agree on: plain data, no I/O, no clocks.
 //!
 //! Today that is the [`Envelope`], which travels through the mailbox between cores, and the messages
-//! of the [`link`] between data plane and control agent. Ids, directory records, ownership,
+//! of the [`link`] between data plane and control agent; a datagram that belongs to another generation
+//! crosses between processes in the form of [`toss`]. Ids, directory records, ownership,
 //! replication and policies join them as they are built.
 #![forbid(unsafe_code)]
 
 mod envelope;
 pub mod link;
+pub mod toss;
 
 pub use envelope::{DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};

@@ -129,3 +129,17 @@ fn sum_in_software(card: &str) -> Result<(), String> {
     };
     if failed == 0 { Ok(()) } else { Err(format!("{card}: {}", std::io::Error::last_os_error())) }
 }
+
+/// Sends datagrams of one length in one go, as a train that the kernel may leave together.
+pub fn send_train(from: &std::net::UdpSocket, to: std::net::SocketAddr, datagrams: &[Vec<u8>]) -> std::io::Result<usize> {
+    let size = datagrams.first().map_or(0, Vec::len) as libc::c_int;
+    // SAFETY: the option is read from a local of its size, during the call.
+    let set = unsafe {
+        let length = size_of_val(&size) as libc::socklen_t;
+        libc::setsockopt(from.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), length)
+    };
+    if set != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    from.send_to(&datagrams.concat(), to)
+}

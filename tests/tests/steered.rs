@@ -4,17 +4,19 @@
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
-use berth_steer::cid::{Codepoint, Destination, Generation};
+use berth_steer::cid::{CID_LEN, Codepoint, Destination, Generation};
 use berth_steer::decide::Reason;
+use berth_steer::table::Table;
 use berth_tests::aioquic::{h3_command, report};
 use berth_tests::clients::{Outcome, call, curl_command, finish, run, start};
+use berth_tests::network::send_train;
 use berth_tests::node::{Driver, Node, binary, route, wait_until};
 use berth_tests::steered::{ADDRESS, ADDRESS_V6, HTTP_PORT, HTTPS_PORT, Steered, pinned};
 use berth_tests::{on_both_drivers, once};
 
 on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
-once!(["root", "two cpus"]; what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
+once!(["root", "two cpus"]; a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
     a_card_that_cannot_is_named);
 
 /// What the nodes answer.
@@ -24,6 +26,7 @@ fn routes() -> String {
         ("/", r#"respond = { body = "hello\n" }"#),
         ("/stream/256KiB", r#"stream = { bytes = "256KiB" }"#),
         ("/stream/1MiB", r#"stream = { bytes = "1MiB" }"#),
+        ("/delay/5m", r#"delay = { time = "5m", body = "never\n" }"#),
         ("/delay/2s", r#"delay = { time = "2s", body = "late\n" }"#),
     ] {
         text += &route(path, action);
@@ -80,6 +83,44 @@ fn packets_meet_their_cores(driver: Driver) {
     drop(agent);
 }
 
+/// An id that the node of this table would have made.
+fn id_of(table: &Table, generation: u8, core: u8) -> [u8; CID_LEN] {
+    let generation = Generation::new(generation).expect("there is such a generation");
+    let there = Destination { server: 0, core, generation };
+    let configs = (0..7).filter_map(Codepoint::new);
+    let ids = configs.filter_map(|codepoint| table.configs.encode(codepoint, there, [core; 12]));
+    *ids.last().expect("a codepoint is in use").as_bytes()
+}
+
+/// Two connections of one client live in two generations, and the kernel has merged their datagrams: the train comes to
+/// the generation of the first one, which sends the second one on.
+fn a_train_of_two_generations_is_parted() {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let old = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&old);
+    // It stays for as long as it has a request in hand.
+    let url = format!("http://{ADDRESS}:{HTTP_PORT}/delay/5m");
+    let busy = steered.network.at_client(|| start(curl_command().arg(&url)));
+    wait_until("the request is in hand", || steered.network.at_node(|| old.number("connections_accepted")) == 1);
+    let new = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&new);
+    old.log_line("node.draining");
+    let table = steered.look(|machine| machine.table()).unwrap().expect("there is one");
+    let datagrams = [(0, 1), (1, 0), (1, 1), (0, 0)].map(|(generation, core)| {
+        berth_fixtures::frames::quic_short(0x40, &id_of(&table, generation, core), &[0; 400])
+    });
+    let client = steered.network.at_node(|| UdpSocket::bind((ADDRESS, 0))).unwrap();
+    let train = send_train(&client, https()[0], &datagrams);
+    assert_eq!(train.unwrap(), datagrams.iter().map(Vec::len).sum::<usize>());
+    wait_until("the newer one has caught its two", || {
+        steered.network.at_node(|| new.numbers("quic_caught")) == [1, 1]
+    });
+    assert_eq!(steered.network.at_node(|| new.number("quic_datagrams")), 0, "no train came to it");
+    drop(busy);
+    drop((old, new, agent));
+}
+
 /// `berth explain flow` with these words, asked of a node.
 fn explain(steered: &Steered, node: &Node, about: &[&str]) -> serde_json::Value {
     let admin = format!("http://{}", node.admin());
@@ -120,9 +161,7 @@ fn what_is_explained_is_what_the_kernel_does() {
 
     let table = steered.look(|machine| machine.table()).unwrap().expect("there is one");
     for core in [0, 1, 1, 0] {
-        let there = Destination { server: 0, core, generation: Generation::FIRST };
-        let ids = (0..7).filter_map(Codepoint::new).filter_map(|codepoint| table.configs.encode(codepoint, there, [core; 12]));
-        let id = *ids.last().expect("a codepoint is in use").as_bytes();
+        let id = id_of(&table, 0, core);
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let said = explain(&steered, &node, &[&hex]);
         assert_eq!((&said["place"]["core"], &said["rule"]), (&core.into(), &"connection_id".into()), "{said}");

@@ -30,6 +30,7 @@ use super::streams::Connection;
 use crate::config::{self, Limits};
 use crate::connections::{Admission, Connections, Refused};
 use crate::drain::Drain;
+use crate::generations::{NotTossed, Others};
 use crate::hops::Hops;
 use crate::http::message::{Peer, Security};
 use crate::listener::payer;
@@ -80,6 +81,8 @@ pub struct Shared {
     pub drain: Drain,
     /// The way to other cores.
     pub hops: Rc<Hops>,
+    /// The way to other generations.
+    pub others: Others,
     /// What is done with a connection whose handshake is over.
     pub on_connection: Box<dyn Fn(Connection, Peer) -> Serving>,
 }
@@ -274,7 +277,8 @@ impl Endpoint {
                 self.handle(arrived, Proof::Id);
             }
             Ok(there) if self.is_neighbour(there) => self.toss(there, arrived),
-            // Another server's, or another generation's: nobody here knows it, and nothing is answered.
+            Ok(there) if self.is_of_another_generation(there) => self.toss_to_generation(there, arrived),
+            // Another server's, or of a core that is not there: nobody here knows it, and nothing is answered.
             Ok(_) => self.shared.numbers.quic_foreign.add(1),
             Err(_) if is_long(&arrived.bytes) => self.keep_stranger(arrived),
             Err(_) => self.handle(arrived, Proof::None),
@@ -286,14 +290,31 @@ impl Endpoint {
             && usize::from(there.core) < self.cores
     }
 
-    fn toss(&self, there: Destination, arrived: Arrived) {
-        let envelope = DatagramEnvelope {
+    fn is_of_another_generation(&self, there: Destination) -> bool {
+        there.server == self.here.server && there.generation != self.here.generation
+    }
+
+    fn envelope(&self, arrived: Arrived) -> DatagramEnvelope {
+        DatagramEnvelope {
             listener: self.listener,
             from: arrived.from,
             local: arrived.local,
             ecn: arrived.ecn,
             payload: arrived.bytes.freeze(),
-        };
+        }
+    }
+
+    fn toss_to_generation(&self, there: Destination, arrived: Arrived) {
+        let numbers = &self.shared.numbers;
+        match self.shared.others.toss(berth_runtime::now(), there, &self.envelope(arrived)) {
+            Ok(()) => numbers.quic_tossed_to_generation.add(1),
+            Err(NotTossed::Nobody) => numbers.quic_foreign.add(1),
+            Err(NotTossed::NoRoom) => numbers.quic_toss_full.add(1),
+        }
+    }
+
+    fn toss(&self, there: Destination, arrived: Arrived) {
+        let envelope = self.envelope(arrived);
         match self.shared.hops.toss(there.core.into(), envelope) {
             Ok(()) => self.shared.numbers.quic_tossed.add(1),
             Err(_) => self.shared.numbers.quic_toss_full.add(1),
