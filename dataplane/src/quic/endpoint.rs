@@ -136,11 +136,12 @@ pub(super) enum Sent {
 }
 
 /// A datagram and where it came from.
-struct Arrived {
-    from: SocketAddr,
-    local: Option<IpAddr>,
-    ecn: u8,
-    bytes: BytesMut,
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) from: SocketAddr,
+    pub(super) local: Option<IpAddr>,
+    pub(super) ecn: u8,
+    pub(super) bytes: BytesMut,
 }
 
 /// One core's endpoint of one listener.

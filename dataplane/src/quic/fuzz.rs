@@ -41,6 +41,7 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
         server: 7,
         connection_ids: ConnectionIds::Encrypted,
         connection_id_lifetime: Duration::from_secs(600),
+        hosts: Vec::new(),
     };
     let generation = Generation::new(0).expect("0 is a generation");
     let here = Destination { server: 7, core: 0, generation };

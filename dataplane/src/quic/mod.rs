@@ -31,6 +31,7 @@
 //! What is served on a connection (`http::h3`), who may connect (`connections`), keys and their rotation (`keyring`).
 
 mod endpoint;
+mod first_flight;
 mod fuzz;
 mod keys;
 mod link;
