@@ -75,6 +75,9 @@ pub enum StartError {
     /// The routes cannot be a table.
     #[error("{}", lines(.0))]
     Routes(Vec<responder::TableError>),
+    /// The hosts of QUIC cannot be a table.
+    #[error("{}", lines(.0))]
+    Hosts(Vec<quic::HostsError>),
     /// Keys, certificates or tickets cannot be had.
     #[error("{what}: {source}")]
     Tls {
@@ -117,6 +120,8 @@ pub struct Node {
     endpoints: Vec<Endpoint<Envelope>>,
     admin: OwnedFd,
     secrets: Option<Secrets>,
+    /// The cores of hosts, for QUIC.
+    hosts: Option<Arc<quic::Hosts>>,
 }
 
 /// What one core has of one listener.
@@ -147,6 +152,8 @@ impl Node {
         raise_limits();
         let cpus = choose_cpus(&config.node.cores, &berth_runtime::core::allowed_cpus())?;
         let table = responder::table(&config.routes, cpus.len()).map_err(StartError::Routes)?;
+        let hosts =
+            quic::Hosts::new(&config.quic.hosts, cpus.len()).map_err(StartError::Hosts)?.map(Arc::new);
         let secrets = match config.listeners.iter().any(|listener| listener.protocol == Protocol::Https) {
             true => Some(Secrets::open(&config)?),
             false => None,
@@ -185,6 +192,7 @@ impl Node {
             endpoints,
             admin,
             secrets,
+            hosts,
         })
     }
 
@@ -273,6 +281,7 @@ impl Node {
             tls: Arc::clone(&secrets.quic_server),
             cores: self.view.cores.len(),
             config: self.config.quic.clone(),
+            hosts: self.hosts.clone(),
         }
     }
 }

@@ -6,4 +6,4 @@
 
 mod envelope;
 
-pub use envelope::{DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
+pub use envelope::{Crossing, DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};

@@ -38,6 +38,7 @@ const PURE_CORES: &[&str] = &[
     "dataplane/src/http/target",
     "dataplane/src/http/websocket",
     "dataplane/src/proxy_protocol",
+    "dataplane/src/quic/first_flight",
     "dataplane/src/router",
 ];
 

@@ -249,6 +249,13 @@ impl FirstFlights {
     }
 }
 
+/// What a fuzzer calls: reads bytes as the frames of an Initial.
+pub(super) fn read_unsealed(frames: &[u8]) {
+    let mut hello = Hello::default();
+    let _ = initial::read_frames(frames, &mut hello);
+    let _ = hello.read();
+}
+
 /// The cores of original ids, each for the time of a handshake from the moment on at which it was decided.
 struct Remembered {
     time: Duration,
