@@ -141,6 +141,7 @@ impl Others {
 
 #[cfg(test)]
 mod tests {
+    use berth_protocol::Crossing;
     use bytes::Bytes;
 
     use super::*;
@@ -152,6 +153,7 @@ mod tests {
             local: None,
             ecn: 0,
             payload: Bytes::copy_from_slice(&[number; 1200]),
+            crossing: Crossing::Toss,
         }
     }
 

@@ -5,7 +5,8 @@
 //! questions that it asked until their replies come; a client that goes away drops its question,
 //! and a reply that nobody waits for is dropped.
 //!
-//! Datagrams that came to the wrong core travel in the toss lane, which drops when it is full.
+//! Datagrams that came to the wrong core travel in the toss lane, which drops when it is full. So do first flights, which
+//! come back then.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -155,6 +156,16 @@ impl Hops {
         outbox.send(to, Class::Toss, envelope).map_err(|_| HopFailed::Full)
     }
 
+    /// Hands a datagram of a first flight to the core of its host; it comes back when the lane is full.
+    pub fn hand_over(&self, core: u16, datagram: Box<DatagramEnvelope>) -> Result<(), Box<DatagramEnvelope>> {
+        let mut outbox = self.outbox.borrow_mut();
+        let Some(to) = outbox.peer(usize::from(core)) else { return Err(datagram) };
+        match outbox.send(to, Class::Toss, Envelope::Datagram(datagram)) {
+            Err(Full(Envelope::Datagram(datagram))) => Err(datagram),
+            _ => Ok(()),
+        }
+    }
+
     /// Says who takes the datagrams of a listener that other cores toss here.
     pub fn on_datagram(&self, listener: u16, catcher: impl Fn(DatagramEnvelope) + 'static) {
         self.catchers.borrow_mut().insert(listener, Rc::new(catcher));
@@ -282,4 +293,33 @@ fn header_map(pairs: &[(Bytes, Bytes)]) -> Option<HeaderMap> {
         headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
     Some(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_mailbox::{Capacities, mesh};
+    use berth_protocol::Crossing;
+
+    use super::*;
+
+    #[test]
+    fn a_first_flight_for_which_the_lane_has_no_room_comes_back() {
+        let capacities = Capacities { control: 1, request: 1, toss: 2 };
+        let mut endpoints = mesh(2, capacities).unwrap().into_iter();
+        let (hops, _inbox) = split(endpoints.next().unwrap(), Arc::default());
+        let datagram = |payload: &'static [u8]| {
+            let (from, payload) = (([192, 0, 2, 1], 443).into(), Bytes::from_static(payload));
+            let crossing = Crossing::HandOver;
+            Box::new(DatagramEnvelope { listener: 3, crossing, from, local: None, ecn: 1, payload })
+        };
+        assert_eq!(
+            hops.hand_over(0, datagram(b"here")),
+            Err(datagram(b"here")),
+            "nobody hands over to itself"
+        );
+        assert_eq!(hops.hand_over(2, datagram(b"nowhere")), Err(datagram(b"nowhere")));
+        assert_eq!(hops.hand_over(1, datagram(b"one")), Ok(()));
+        assert_eq!(hops.hand_over(1, datagram(b"two")), Ok(()));
+        assert_eq!(hops.hand_over(1, datagram(b"three")), Err(datagram(b"three")));
+    }
 }

@@ -84,6 +84,9 @@ pub enum StartError {
     /// The routes cannot be a table.
     #[error("{}", lines(.0))]
     Routes(Vec<responder::TableError>),
+    /// The hosts of QUIC cannot be a table.
+    #[error("{}", lines(.0))]
+    Hosts(Vec<quic::HostsError>),
     /// Keys, certificates or tickets cannot be had.
     #[error("{what}: {source}")]
     Tls {
@@ -128,6 +131,8 @@ pub struct Node {
     admin: Option<OwnedFd>,
     secrets: Option<Secrets>,
     agent: AgentLink,
+    /// The cores of hosts, for QUIC.
+    hosts: Option<Arc<quic::Hosts>>,
 }
 
 /// What one core has of one listener.
@@ -158,6 +163,8 @@ impl Node {
         raise_limits();
         let cpus = choose_cpus(&config.node.cores, &berth_runtime::core::allowed_cpus())?;
         let table = responder::table(&config.routes, cpus.len()).map_err(StartError::Routes)?;
+        let hosts =
+            quic::Hosts::new(&config.quic.hosts, cpus.len()).map_err(StartError::Hosts)?.map(Arc::new);
         let secrets = match config.listeners.iter().any(|listener| listener.protocol == Protocol::Https) {
             true => Some(Secrets::open(&config)?),
             false => None,
@@ -200,6 +207,7 @@ impl Node {
             admin: Some(admin),
             secrets,
             agent,
+            hosts,
         };
         node.introduce().map_err(|source| StartError::System { what: "copying sockets for the agent", source })?;
         Ok(node)
@@ -333,6 +341,7 @@ impl Node {
             cores: self.view.cores.len(),
             generation: self.agent.generation(),
             config: self.config.quic.clone(),
+            hosts: self.hosts.clone(),
         }
     }
 }

@@ -52,6 +52,24 @@ stats! {
         Counter quic_toss_full;
         /// Datagrams that another core tossed here, of this generation or another.
         Counter quic_caught;
+        /// Datagrams held until the host name of their first flight is whole.
+        Counter quic_held;
+        /// First flights handed to the core of their host.
+        Counter quic_flights_handed_over;
+        /// First flights accepted where they came because the lane to the core of their host was full.
+        Counter quic_flights_kept;
+        /// Datagrams handed to the core of their host: those of first flights, and what came later with the same id.
+        Counter quic_forwarded;
+        /// Datagrams of first flights, and what followed them, that another core handed here.
+        Counter quic_taken_over;
+        /// First flights accepted where they came because too many were held.
+        Counter limit_quic_flights_held;
+        /// First flights accepted where they came because they had too many datagrams or bytes and no whole host name.
+        Counter limit_quic_flight_bytes;
+        /// First flights accepted where they came because their host name was not whole in time.
+        Counter limit_quic_flight_time;
+        /// First flights accepted where they came because too many ids that clients made up were remembered.
+        Counter limit_quic_flights_remembered;
         /// Datagrams dropped because too many waited for their connection, or answers for want of room.
         Counter quic_dropped;
         /// First packets of strangers dropped because too many waited.

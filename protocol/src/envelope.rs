@@ -52,11 +52,22 @@ pub struct ReplyEnvelope {
     pub body: Bytes,
 }
 
+/// Why a datagram crosses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crossing {
+    /// Its connection id names the receiver.
+    Toss,
+    /// It is of a first flight whose host is the receiver's. A stranger's, then, and it goes no further.
+    HandOver,
+}
+
 /// A datagram for a connection of another core.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatagramEnvelope {
     /// The listener whose socket received it; listeners have the same numbers on all cores.
     pub listener: u16,
+    /// Why it comes.
+    pub crossing: Crossing,
     /// Who sent it.
     pub from: SocketAddr,
     /// The address that it was sent to.

@@ -10,4 +10,4 @@ mod envelope;
 pub mod link;
 pub mod toss;
 
-pub use envelope::{DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
+pub use envelope::{Crossing, DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};

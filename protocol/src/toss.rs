@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
 
-use crate::DatagramEnvelope;
+use crate::{Crossing, DatagramEnvelope};
 
 /// The version of the form.
 const VERSION: u8 = 1;
@@ -61,6 +61,7 @@ pub fn decode(bytes: &[u8]) -> Result<(u8, DatagramEnvelope), BadToss> {
         from: SocketAddr::new(address(&head[5..21]), number(21)),
         local: (head[23] == 1).then(|| address(&head[24..40])),
         payload: Bytes::copy_from_slice(payload),
+        crossing: Crossing::Toss,
     };
     Ok((core, datagram))
 }
@@ -88,6 +89,7 @@ mod tests {
             local: local.map(|address| address.parse().unwrap()),
             ecn: 2,
             payload: Bytes::from_static(b"payload"),
+            crossing: Crossing::Toss,
         }
     }
 

@@ -12,9 +12,10 @@ use http::StatusCode;
 use super::document::{self, Section};
 use super::keys;
 use super::mistakes::{Mistakes, Remedy, Report, Scope};
+use super::rules::Count;
 use super::{
-    Action, Admin, Agent, CertificateFiles, Config, Cores, Http2Limits, Http3Limits, Limits, Listener, Log,
-    Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits,
+    Action, Admin, Agent, CertificateFiles, Config, Cores, HostRule, Http2Limits, Http3Limits, Limits,
+    Listener, Log, Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits,
 };
 
 /// Reads and checks `text`.
@@ -33,12 +34,13 @@ fn config(root: &Section<'_>, report: &Report<'_>) -> Config {
     let listeners = listeners(root, report);
     let admin = admin(&root.table("admin"), &listeners, report);
     let routes = routes(root, &node.cores);
+    let quic = quic(&root.table("quic"), &node.cores);
     Config {
         node,
         runtime: runtime(&root.table("runtime")),
         listeners,
         tls: tls(&root.table("tls"), report),
-        quic: quic(&root.table("quic")),
+        quic,
         agent: agent(&root.table("agent")),
         steering: steering(&root.table("steering")),
         limits: limits(&root.table("limits")),
@@ -178,11 +180,12 @@ fn http3_limits(table: &Section<'_>) -> Http3Limits {
     }
 }
 
-fn quic(table: &Section<'_>) -> Quic {
+fn quic(table: &Section<'_>, cores: &Cores) -> Quic {
     Quic {
         server: table.read(&keys::QUIC_SERVER),
         connection_ids: table.read(&keys::QUIC_CONNECTION_IDS),
         connection_id_lifetime: table.read(&keys::QUIC_CONNECTION_ID_LIFETIME),
+        hosts: table.list(&keys::QUIC_HOSTS).iter().filter_map(|table| host_rule(table, cores)).collect(),
     }
 }
 
@@ -200,6 +203,13 @@ fn steering(table: &Section<'_>) -> Steering {
         xdp: table.read(&keys::STEERING_XDP),
         addresses: table.read(&keys::STEERING_ADDRESSES),
     }
+}
+
+fn host_rule(table: &Section<'_>, cores: &Cores) -> Option<HostRule> {
+    let (host, core) = (table.require(&keys::QUIC_HOST), table.require(&keys::QUIC_HOST_CORE));
+    let (host, core) = (host?, core?);
+    check_core_exists(table, &keys::QUIC_HOST_CORE, core, cores);
+    Some(HostRule { host, core })
 }
 
 fn websocket_limits(table: &Section<'_>) -> WebSocketLimits {
@@ -228,7 +238,8 @@ fn route(table: &Section<'_>, cores: &Cores) -> Option<RouteRule> {
     let core = table.optional(&keys::ROUTE_CORE);
     let (path, action) = (path?, action?);
     if let Some(core) = core {
-        check_core(table, core, &action, cores);
+        check_core(table, &action);
+        check_core_exists(table, &keys::ROUTE_CORE, core, cores);
     }
     Some(RouteRule { host, path, action, core })
 }
@@ -279,7 +290,8 @@ fn delay(table: &Section<'_>) -> Option<Action> {
     Some(Action::Delay { time: time?, body })
 }
 
-fn check_core(table: &Section<'_>, core: u16, action: &Action, cores: &Cores) {
+/// Whether the action of a route can be another core's.
+fn check_core(table: &Section<'_>, action: &Action) {
     let key = &keys::ROUTE_CORE;
     match action {
         Action::Respond { .. } | Action::Delay { .. } => {}
@@ -292,6 +304,10 @@ fn check_core(table: &Section<'_>, core: u16, action: &Action, cores: &Cores) {
             );
         }
     }
+}
+
+/// Whether `node.cores` allows a core at all; with "auto" the start of the node knows.
+fn check_core_exists(table: &Section<'_>, key: &keys::Key<Count<u16>>, core: u16, cores: &Cores) {
     if let Some(count) = cores.count()
         && core >= count
     {

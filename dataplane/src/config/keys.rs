@@ -128,6 +128,7 @@ pub(super) const TABLES: &[&Table] = &[
         entries: Entries::One,
         meaning: "QUIC of all https listeners with HTTP/3: what its connection ids say, and how long they live.",
     },
+    &QUIC_HOSTS,
     &Table {
         path: "agent",
         entries: Entries::One,
@@ -212,6 +213,15 @@ pub(super) const CERTIFICATES: Table = Table {
     meaning: "A certificate. The names in it decide which clients get it (SNI, with wildcards); the first \
         one serves those that ask for no name or an unknown one. With none, the node makes its own under \
         `node.state`.",
+};
+
+/// The hosts whose connections have a core.
+pub(super) const QUIC_HOSTS: Table = Table {
+    path: "quic.hosts[]",
+    entries: Entries::UpTo(10_000, "there may be as many as routes"),
+    meaning: "A host whose QUIC connections belong to one core, whichever core their first packets reach: these are \
+        handed to it before anybody answers them. Of several entries that match a name, the one of the exact host \
+        counts, then `*.suffix` with the longest suffix, then `*`. Over TCP they mean nothing.",
 };
 
 /// The routes.
@@ -424,6 +434,24 @@ keys! {
         meaning: "When a connection's ids are replaced by new ones, made with the current key. Keys are read for \
             tls.ticket_lifetime after their successor came.",
         why: "It bounds how long one id can be followed, and how long a rotation takes to reach every connection.",
+    };
+    QUIC_HOST: Pattern = Key {
+        path: "quic.hosts[].host",
+        rule: Pattern { bytes_max: 255 },
+        fallback: Fallback::Required,
+        example: "\"*.example.com\"",
+        meaning: "Hosts that the entry is for, by the name that clients ask for in TLS: an exact name, `*.suffix`, or \
+            `*` for all, also for clients that ask for none.",
+        why: "No default: a core for every host is seldom meant. 255 is the longest name of the DNS.",
+    };
+    QUIC_HOST_CORE: Count<u16> = Key {
+        path: "quic.hosts[].core",
+        rule: Count { min: 0, max: CORES_MAX - 1 },
+        fallback: Fallback::Required,
+        example: "1",
+        meaning: "Core that has the connections, counted from 0. If `node.cores` gives a number or a list, it must be \
+            one of them.",
+        why: "No default: it is the one thing that the entry says.",
     };
 
     AGENT_SOCKET: AbsolutePath = Key {

@@ -291,6 +291,17 @@ pub struct Quic {
     pub connection_ids: ConnectionIds,
     /// When a connection's ids are replaced.
     pub connection_id_lifetime: Duration,
+    /// Which cores have the connections of which hosts.
+    pub hosts: Vec<HostRule>,
+}
+
+/// Which core has the connections of a host. The pattern is still text: the router reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRule {
+    /// Pattern of the host.
+    pub host: String,
+    /// Its core.
+    pub core: u16,
 }
 
 /// How connection ids carry server and core.

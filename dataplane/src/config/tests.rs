@@ -44,6 +44,7 @@ ticket_rotation = "7h"
 server = 258
 connection_ids = "plaintext"
 connection_id_lifetime = "9m"
+hosts = [{ host = "*.example.org", core = 0 }]
 
 [agent]
 socket = "/run/node/agent.sock"
@@ -207,6 +208,7 @@ fn every_key_arrives_where_it_belongs() {
             server: 258,
             connection_ids: ConnectionIds::Plaintext,
             connection_id_lifetime: Duration::from_secs(540),
+            hosts: vec![HostRule { host: "*.example.org".to_owned(), core: 0 }],
         },
         agent: Agent {
             socket: Some("/run/node/agent.sock".into()),
@@ -590,6 +592,18 @@ fn a_route_cannot_name_a_core_that_is_not_there() {
 }
 
 #[test]
+fn a_host_cannot_have_a_core_that_is_not_there() {
+    for (cores, core, fine) in
+        [("2", 1, true), ("2", 2, false), ("[8, 9]", 8, false), ("\"auto\"", 255, true)]
+    {
+        let hosts = format!("[quic]\nhosts = [{{ host = \"a.example\", core = {core} }}]\n");
+        let verdict = Config::parse(&format!("node.cores = {cores}\n{SHORTEST}{hosts}"));
+        assert_eq!(verdict.is_ok(), fine, "{cores} {core}");
+        assert!(verdict.err().is_none_or(|mistakes| mistakes.kept()[0].path == "quic.hosts[0].core"));
+    }
+}
+
+#[test]
 fn a_status_without_a_body_has_none() {
     for (status, body, fine) in
         [(204, "x", false), (205, "x", false), (304, "x", false), (204, "", true), (404, "x", true)]
@@ -607,6 +621,7 @@ fn lists_of_tables_end_at_their_bound() {
         ("routes", "{ path = \"/\", echo = {} }"),
         ("tls.certificates", "{ chain = \"/a\", key = \"/b\" }"),
         ("listen", "{ address = \"127.0.0.1:0\" }"),
+        ("quic.hosts", "{ host = \"a.example\", core = 0 }"),
     ] {
         let declared = TABLES.iter().find(|declared| declared.path == format!("{table}[]")).unwrap();
         let Entries::UpTo(max, _) = declared.entries else { panic!("{table} is a list") };

@@ -4,6 +4,8 @@
 //! of another core into the mailbox. First packets of strangers wait in a short queue and are looked at last, so
 //! that a flood of them delays nobody who is connected.
 
+mod hand_over;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use berth_protocol::DatagramEnvelope;
+use berth_protocol::{Crossing, DatagramEnvelope};
 use berth_runtime::{Datagram, Transmit, UdpSocket};
 use berth_steer::cid::{CID_LEN, Destination, Generation};
 use bytes::BytesMut;
@@ -23,6 +25,8 @@ use quinn_proto::{
     IdleTimeout, Incoming, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
 };
 
+use self::hand_over::{Flights, Screening};
+use super::first_flight::Hosts;
 use super::keys::{Ids, QuicKeys, Resets, Tokens};
 use super::link::{Allowance, Driver, Link, Proof, Serving, State};
 use super::owners::{Owner, Owners};
@@ -67,6 +71,8 @@ pub struct Settings {
     pub generation: Generation,
     /// The configuration of QUIC.
     pub config: config::Quic,
+    /// Which cores have the connections of which hosts, if there are rules.
+    pub hosts: Option<Arc<Hosts>>,
 }
 
 /// What an endpoint needs of its core.
@@ -141,11 +147,12 @@ pub(super) enum Sent {
 }
 
 /// A datagram and where it came from.
-struct Arrived {
-    from: SocketAddr,
-    local: Option<IpAddr>,
-    ecn: u8,
-    bytes: BytesMut,
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) from: SocketAddr,
+    pub(super) local: Option<IpAddr>,
+    pub(super) ecn: u8,
+    pub(super) bytes: BytesMut,
 }
 
 /// One core's endpoint of one listener.
@@ -162,7 +169,9 @@ pub struct Endpoint {
     owners: Arc<Owners>,
     links: RefCell<Vec<Option<Rc<Link>>>>,
     /// First packets that wait.
-    strangers: RefCell<VecDeque<Arrived>>,
+    strangers: RefCell<VecDeque<(Arrived, Screening)>>,
+    /// First flights that may belong to another core, if there are rules.
+    flights: Option<Flights>,
     /// The id of the last datagram that belonged here: a train's datagrams mostly have the same.
     last: Cell<[u8; CID_LEN]>,
     /// Connections that wait for room in the socket.
@@ -200,6 +209,10 @@ impl Endpoint {
             owners,
             links: RefCell::default(),
             strangers: RefCell::default(),
+            flights: settings
+                .hosts
+                .clone()
+                .map(|hosts| Flights::new(hosts, core, shared.limits.handshake_timeout)),
             last: Cell::new([0; CID_LEN]),
             senders: RefCell::default(),
             task: RefCell::new(Waker::noop().clone()),
@@ -210,7 +223,7 @@ impl Endpoint {
         let tossed = Rc::downgrade(&endpoint);
         endpoint.shared.hops.on_datagram(listener, move |envelope| {
             if let Some(endpoint) = tossed.upgrade() {
-                endpoint.take_tossed(envelope);
+                endpoint.take_crossed(envelope);
             }
         });
         Ok(endpoint)
@@ -224,6 +237,7 @@ impl Endpoint {
             self.senders.take().into_iter().for_each(Waker::wake);
             let waits = self.receive(cx);
             self.look_at_strangers();
+            self.tend_flights(cx);
             if !waits || !self.strangers.borrow().is_empty() {
                 cx.waker().wake_by_ref();
             }
@@ -270,6 +284,7 @@ impl Endpoint {
             return self.handle(arrived, Proof::Id);
         }
         match self.keys.destination(id) {
+            Ok(there) if there == self.here && self.is_retried(&arrived) => self.screen(arrived, Proof::Id),
             Ok(there) if there == self.here => {
                 if let Ok(id) = id.try_into() {
                     self.last.set(id);
@@ -280,7 +295,7 @@ impl Endpoint {
             Ok(there) if self.is_of_another_generation(there) => self.toss_to_generation(there, arrived),
             // Another server's, or of a core that is not there: nobody here knows it, and nothing is answered.
             Ok(_) => self.shared.numbers.quic_foreign.add(1),
-            Err(_) if is_long(&arrived.bytes) => self.keep_stranger(arrived),
+            Err(_) if is_long(&arrived.bytes) => self.keep_stranger(arrived, Screening::Due),
             Err(_) => self.handle(arrived, Proof::None),
         }
     }
@@ -294,19 +309,10 @@ impl Endpoint {
         there.server == self.here.server && there.generation != self.here.generation
     }
 
-    fn envelope(&self, arrived: Arrived) -> DatagramEnvelope {
-        DatagramEnvelope {
-            listener: self.listener,
-            from: arrived.from,
-            local: arrived.local,
-            ecn: arrived.ecn,
-            payload: arrived.bytes.freeze(),
-        }
-    }
-
     fn toss_to_generation(&self, there: Destination, arrived: Arrived) {
         let numbers = &self.shared.numbers;
-        match self.shared.others.toss(berth_runtime::now(), there, &self.envelope(arrived)) {
+        let envelope = arrived.into_envelope(self.listener, Crossing::Toss);
+        match self.shared.others.toss(berth_runtime::now(), there, &envelope) {
             Ok(()) => numbers.quic_tossed_to_generation.add(1),
             Err(NotTossed::Nobody) => numbers.quic_foreign.add(1),
             Err(NotTossed::NoRoom) => numbers.quic_toss_full.add(1),
@@ -314,7 +320,7 @@ impl Endpoint {
     }
 
     fn toss(&self, there: Destination, arrived: Arrived) {
-        let envelope = self.envelope(arrived);
+        let envelope = arrived.into_envelope(self.listener, Crossing::Toss);
         match self.shared.hops.toss(there.core.into(), envelope) {
             Ok(()) => self.shared.numbers.quic_tossed.add(1),
             Err(_) => self.shared.numbers.quic_toss_full.add(1),
@@ -322,20 +328,22 @@ impl Endpoint {
     }
 
     /// A datagram that another core tossed here. Its id names this core, or the keys have changed meanwhile; either
-    /// way it stays.
+    /// way it stays, unless a client begins with it that has done a Retry and belongs elsewhere.
     fn take_tossed(self: &Rc<Self>, envelope: DatagramEnvelope) {
         self.shared.numbers.quic_caught.add(1);
-        let bytes = BytesMut::from(envelope.payload);
-        let arrived = Arrived { from: envelope.from, local: envelope.local, ecn: envelope.ecn, bytes };
-        self.handle(arrived, Proof::Id);
+        let arrived = Arrived::from(envelope);
+        match self.is_retried(&arrived) {
+            true => self.screen(arrived, Proof::Id),
+            false => self.handle(arrived, Proof::Id),
+        }
     }
 
-    fn keep_stranger(&self, arrived: Arrived) {
+    fn keep_stranger(&self, arrived: Arrived, screening: Screening) {
         let mut strangers = self.strangers.borrow_mut();
         if strangers.len() >= STRANGERS_MAX {
             return self.shared.numbers.limit_quic_initials.add(1);
         }
-        strangers.push_back(arrived);
+        strangers.push_back((arrived, screening));
     }
 
     fn look_at_strangers(self: &Rc<Self>) {
@@ -343,9 +351,18 @@ impl Endpoint {
             if done >= STRANGERS_MIN && berth_runtime::out_of_budget() {
                 return;
             }
-            let Some(arrived) = self.strangers.borrow_mut().pop_front() else { return };
-            self.handle(arrived, Proof::None);
+            let next = self.strangers.borrow_mut().pop_front();
+            match next {
+                Some((arrived, Screening::Due)) => self.screen(arrived, Proof::None),
+                Some((arrived, Screening::Done)) => self.handle(arrived, Proof::None),
+                None => return,
+            }
         }
+    }
+
+    /// Whether strangers must prove their address before anything is kept of them.
+    fn is_busy(&self) -> bool {
+        self.shared.connections.handshakes() >= self.shared.limits.http3.retry_above
     }
 
     /// Gives a datagram to the state machine.
@@ -389,8 +406,7 @@ impl Endpoint {
             let transmit = self.machine.borrow_mut().refuse(incoming, &mut reply);
             return self.respond(transmit, reply);
         }
-        let busy = connections.handshakes() >= self.shared.limits.http3.retry_above;
-        if busy && !validated && incoming.may_retry() {
+        if self.is_busy() && !validated && incoming.may_retry() {
             numbers.quic_retries.add(1);
             let retried = self.machine.borrow_mut().retry(incoming, &mut reply);
             return match retried {

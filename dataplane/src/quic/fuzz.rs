@@ -1,4 +1,5 @@
-//! What a fuzzer calls: any datagrams at an endpoint's state machine, without sockets and with a clock of its own.
+//! What a fuzzer calls: any datagrams at an endpoint's state machine and at its first flights, without sockets and with a
+//! clock of its own.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,9 +10,10 @@ use berth_steer::cid::{Destination, Generation};
 use bytes::BytesMut;
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, Incoming};
 
-use super::endpoint::{Settings, destination_id, machine};
+use super::endpoint::{Arrived, Settings, destination_id, machine};
+use super::first_flight::{FirstFlights, HOLD, Hosts, Verdict, read_unsealed};
 use super::keys::QuicKeys;
-use crate::config::{Config, ConnectionIds, Limits, Quic};
+use crate::config::{Config, ConnectionIds, HostRule, Limits, Quic};
 use crate::keyring::{Keyring, RootSecret, Schedule};
 
 /// Everything that stays the same from input to input.
@@ -41,19 +43,24 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
         server: 7,
         connection_ids: ConnectionIds::Encrypted,
         connection_id_lifetime: Duration::from_secs(600),
+        hosts: vec![HostRule { host: "*".to_owned(), core: 1 }],
     };
+    let hosts = Hosts::new(&config.hosts, 2).expect("the rule is right").map(Arc::new);
     let generation = Generation::new(0).expect("0 is a generation");
     let here = Destination { server: 7, core: 0, generation };
-    Site { settings: Settings { keys, tls: Arc::new(tls), cores: 2, generation: here.generation, config }, limits, here }
+    let settings = Settings { keys, tls: Arc::new(tls), cores: 2, generation, config, hosts };
+    Site { settings, limits, here }
 });
 
 /// Datagrams, each after a byte that says from which port, whether strangers are retried, and whether time passes, and
-/// two that say its length. Panics if an answer to a stranger is longer than what it answers.
+/// two that say its length. Panics if an answer to a stranger is longer than what it answers, or if a first flight loses
+/// a datagram.
 pub fn fuzz_logic(mut data: &[u8]) {
     let site = &*SITE;
     let mut endpoint = machine(&site.settings, site.here, &Arc::default(), &site.limits)
         .expect("the configuration is valid");
     let mut connections = HashMap::new();
+    let mut screen = Screen::new(site);
     let mut now = Instant::now();
     while let Some(([how, high, low], rest)) = data.split_first_chunk() {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(rest.len());
@@ -63,6 +70,7 @@ pub fn fuzz_logic(mut data: &[u8]) {
         if let Some(id) = destination_id(datagram) {
             let _ = site.settings.keys.destination(id);
         }
+        screen.take(now, from, datagram);
         let mut reply = Vec::new();
         let event = endpoint.handle(now, from, None, None, BytesMut::from(datagram), &mut reply);
         let answer = match event {
@@ -83,6 +91,46 @@ pub fn fuzz_logic(mut data: &[u8]) {
             now += Duration::from_secs(1);
         }
         connections.retain(|handle, connection| drive(&mut endpoint, *handle, connection, now));
+    }
+    screen.finish(now);
+}
+
+/// First flights, and how many datagrams went in and have not come out.
+struct Screen {
+    flights: FirstFlights,
+    inside: usize,
+}
+
+impl Screen {
+    fn new(site: &Site) -> Self {
+        let hosts = site.settings.hosts.clone().expect("the site has a rule");
+        Self { flights: FirstFlights::new(hosts, 0, site.limits.handshake_timeout), inside: 0 }
+    }
+
+    fn take(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        // No fuzzer finds a seal that holds: so the frames are read without one as well.
+        read_unsealed(datagram);
+        self.inside += 1;
+        let verdict = self.flights.handle(now, Arrived { from, local: None, ecn: 0, bytes: datagram.into() });
+        self.count(&verdict);
+        while let Some(verdict) = self.flights.handle_timeout(now) {
+            self.count(&verdict);
+        }
+    }
+
+    fn count(&mut self, verdict: &Verdict) {
+        self.inside -= match verdict {
+            Verdict::Held => 0,
+            Verdict::Here(flight, _) | Verdict::HandOver(_, flight) => flight.len(),
+            Verdict::Forward(..) => 1,
+        };
+    }
+
+    fn finish(mut self, now: Instant) {
+        while let Some(verdict) = self.flights.handle_timeout(now + HOLD) {
+            self.count(&verdict);
+        }
+        assert_eq!(self.inside, 0, "no datagram is lost");
     }
 }
 

@@ -24,7 +24,7 @@ use berth_steer::cid::{CID_LEN, Codepoint, Config, Configs, Destination, NONCE_L
 use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 
-use super::owners::Owners;
+use super::owners::{NOBODY, Owners};
 use crate::config::ConnectionIds;
 use crate::keyring::{DerivedKey, Keyring, Purpose, Schedule};
 
@@ -77,6 +77,11 @@ impl QuicKeys {
     pub fn for_agent(&self) -> link::Keys {
         let configs = self.keys.load().for_agent.clone();
         link::Keys { configs }
+    }
+
+    /// Whether this id was made for no connection: it is that of a Retry, or of a refusal.
+    pub(super) fn is_of_nobody(&self, id: &[u8]) -> bool {
+        self.read(id).is_ok_and(|Routable { nonce, .. }| owner(&nonce) == NOBODY)
     }
 
     fn read(&self, id: &[u8]) -> Result<Routable, Unroutable> {
@@ -154,8 +159,7 @@ impl ConnectionIdGenerator for Ids {
     /// it: the reset would kill that connection.
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
         let Routable { destination, nonce, .. } = self.keys.read(id).map_err(|_| InvalidCid)?;
-        let [a, b, c, d, ..] = nonce;
-        let is_dead = !self.owners.is_alive(u32::from_be_bytes([a, b, c, d]));
+        let is_dead = !self.owners.is_alive(owner(&nonce));
         if destination == self.here && is_dead { Ok(()) } else { Err(InvalidCid) }
     }
 
@@ -166,6 +170,12 @@ impl ConnectionIdGenerator for Ids {
     fn cid_lifetime(&self) -> Option<std::time::Duration> {
         Some(self.lifetime)
     }
+}
+
+/// Whose an id with this nonce is.
+fn owner(nonce: &[u8; NONCE_LEN]) -> u32 {
+    let [a, b, c, d, ..] = *nonce;
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// Derives the reset token of an id.
@@ -289,6 +299,21 @@ mod tests {
         assert!(ids.validate(&id).is_err(), "whether it is retired or not");
         drop(connection);
         assert!(ids.validate(&id).is_ok(), "now its client may be told");
+    }
+
+    #[test]
+    fn the_id_of_a_retry_is_told_from_those_of_connections() {
+        for layout in [ConnectionIds::Encrypted, ConnectionIds::Plaintext] {
+            let (_, keys) = fresh(layout);
+            let mut ids = ids(&keys, 3);
+            let owners = Arc::clone(&ids.owners);
+            let connection = owners.admit();
+            let making = connection.make_ids();
+            assert!(!keys.is_of_nobody(&ids.generate_cid()));
+            drop(making);
+            assert!(keys.is_of_nobody(&ids.generate_cid()));
+            assert!(!keys.is_of_nobody(&[0; CID_LEN]) && !keys.is_of_nobody(b""), "and from all others");
+        }
     }
 
     #[test]

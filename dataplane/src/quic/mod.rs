@@ -3,7 +3,7 @@
 //! ```text
 //!   UdpSocket ──train──▶ Endpoint: whose datagram?             one task for each endpoint
 //!      ▲                   │ another core's: tossed through the mailbox
-//!      │                   │ a stranger's: retry, refuse or accept
+//!      │                   │ a stranger's: retry, refuse, accept, or hand to the core of its host
 //!      │                   ▼ a connection's
 //!      └───train──── Link: state machine, timers, streams      one task for each connection, which also
 //!                          ▲                                    runs what the connection serves
@@ -24,13 +24,17 @@
 //!   has retired and that is still on its way ([`owners`]).
 //! - Before its address is proved a client gets at most three times the bytes that it sent (`link::Allowance`), and while
 //!   more than `limits.http3.retry_above` handshakes are open, a Retry and no memory.
-//! - Every queue has a bound: datagrams that wait for their connection ([`link`]), first packets ([`endpoint`]).
+//! - A first flight is handed to the core of its host, if `quic.hosts` gives it one, and moves once: what was handed over
+//!   is accepted, refused or retried where it came to. Without rules no first packet is read here ([`first_flight`]).
+//! - Every queue has a bound: datagrams that wait for their connection ([`link`]), first packets ([`endpoint`]), first
+//!   flights that wait for their rest, and ids that are remembered ([`first_flight`]).
 //!
 //! # What it leaves to others
 //!
 //! What is served on a connection (`http::h3`), who may connect (`connections`), keys and their rotation (`keyring`).
 
 mod endpoint;
+mod first_flight;
 mod fuzz;
 mod keys;
 mod link;
@@ -38,6 +42,7 @@ mod owners;
 mod streams;
 
 pub use endpoint::{Endpoint, Settings, Shared};
+pub use first_flight::{Hosts, HostsError};
 #[doc(hidden)]
 pub use fuzz::fuzz_logic;
 pub use keys::QuicKeys;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The number that stands for no connection: that of the ids of Retry and of refusals.
-const NOBODY: u32 = 0;
+pub(super) const NOBODY: u32 = 0;
 
 /// The connections of one endpoint.
 ///

@@ -7,6 +7,7 @@ mod bodies;
 mod browser;
 mod browser_http3;
 mod commands;
+mod first_flight;
 mod hops;
 mod http1;
 mod http2;
