@@ -84,7 +84,8 @@ fn serve(path: &Path) -> Result<(), Failure> {
 }
 
 fn settings(config: &Config) -> Result<Settings, Failure> {
-    let missing = "agent.socket is not set: write where the data plane calls, such as \"/run/berth/agent.sock\"";
+    let missing =
+        "agent.socket is not set: write where the data plane calls, such as \"/run/berth/agent.sock\"";
     let wish = match config.steering.xdp {
         Xdp::Auto => Some(Wish::Auto),
         Xdp::Native => Some(Wish::Native),
@@ -108,5 +109,6 @@ fn user_number(name: &str) -> Result<u32, Failure> {
         let mut fields = line.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1).and_then(|number| number.parse().ok())).flatten()
     });
-    number.ok_or_else(|| format!("agent.user: /etc/passwd has no user {name}; make it, or name another").into())
+    number
+        .ok_or_else(|| format!("agent.user: /etc/passwd has no user {name}; make it, or name another").into())
 }

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn one_word_is_an_id_and_two_are_a_flow() {
-        let queries = |flow: &Flow| -> Vec<String> { questions(flow).into_iter().map(|(_, query)| query).collect() };
+        let queries =
+            |flow: &Flow| -> Vec<String> { questions(flow).into_iter().map(|(_, query)| query).collect() };
         assert_eq!(queries(&flow(&["2f00"], None)), ["id=2f00"]);
         let v6 = "source=%5B::1%5D:5&destination=%5B::2%5D:443&transport=udp";
         assert_eq!(queries(&flow(&["[::1]:5", "[::2]:443"], Some("udp"))), [v6]);
@@ -113,7 +114,8 @@ mod tests {
     #[test]
     fn an_answer_reads_as_a_sentence() {
         let place = serde_json::json!({"server": 7, "generation": 1, "core": 0, "cpu": 3});
-        let mut answer = serde_json::json!({"table": 5, "place": place, "rule": "tcp", "because": "so it is"});
+        let mut answer =
+            serde_json::json!({"table": 5, "place": place, "rule": "tcp", "because": "so it is"});
         let text = render(&answer);
         assert_eq!(text, "server 7, generation 1, core 0 on CPU 3\n  rule tcp, table 5: so it is");
         answer["place"] = Value::Null;

@@ -67,10 +67,8 @@ enum ReferenceCommand {
 }
 
 /// Commands of the contract that later changes bring.
-const LATER: &[&str] = &[
-    "build", "deploy", "new", "objects", "policy", "routes", "scripts", "tail", "top",
-    "zones",
-];
+const LATER: &[&str] =
+    &["build", "deploy", "new", "objects", "policy", "routes", "scripts", "tail", "top", "zones"];
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {

@@ -85,7 +85,10 @@ fn render_steering(steering: &Value) -> String {
     let why = steering["why"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
     let mut out = format!("sockets chosen by {sockets}{why} · agent {}", text(&steering["agent"]));
     if let Some(table) = steering["table"].as_u64() {
-        out += &format!(" · generation {}, newest {}, table {table}", steering["generation"], steering["newest"]);
+        out += &format!(
+            " · generation {}, newest {}, table {table}",
+            steering["generation"], steering["newest"]
+        );
     }
     out.push('\n');
     for card in steering["cards"].as_array().into_iter().flatten() {

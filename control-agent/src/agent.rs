@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use berth_link::{Channel, Listener, Received};
 use berth_protocol::link::{FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS};
+use berth_steer::cid::Generation;
 use berth_steer::flow::HashKey;
 
 use crate::addresses;
@@ -107,7 +108,8 @@ impl Agent {
             None => fresh_key()?,
         };
         let now = Instant::now();
-        let generations = table.as_ref().map_or_else(Generations::default, |table| Generations::recover(table, now));
+        let generations =
+            table.as_ref().map_or_else(Generations::default, |table| Generations::recover(table, now));
         let mut agent = Self {
             version: table.map_or(0, |table| table.version),
             settings,
@@ -315,9 +317,11 @@ impl Agent {
 
     /// Looks at what nobody tells.
     fn look(&mut self) -> Result<(), Failure> {
-        let mut seen = Seen { addresses: self.settings.addresses.iter().copied().collect(), ..Seen::default() };
+        let mut seen =
+            Seen { addresses: self.settings.addresses.iter().copied().collect(), ..Seen::default() };
         let groups = self.all_groups()?;
-        seen.addresses.extend(groups.iter().map(|group| group.address.ip()).filter(|ip| !ip.is_unspecified()));
+        seen.addresses
+            .extend(groups.iter().map(|group| group.address.ip()).filter(|ip| !ip.is_unspecified()));
         let any = |v4: bool| {
             groups.iter().any(|group| group.address.ip().is_unspecified() && group.address.is_ipv4() == v4)
         };
@@ -383,7 +387,7 @@ impl Agent {
     fn tell(&mut self) {
         let steering = Steering {
             version: self.version,
-            generation: self.generations.newest().map(|generation| generation.get()),
+            generation: self.generations.newest().map(Generation::get),
             groups: self.groups.keys().copied().collect(),
             cards: self.machine.cards(),
             trouble: self.trouble.clone(),
@@ -393,7 +397,7 @@ impl Agent {
                 self.say(caller, &FromAgent::Steered(steering.clone()));
             }
         }
-        let Some(newer) = self.generations.newest().map(|generation| generation.get()) else { return };
+        let Some(newer) = self.generations.newest().map(Generation::get) else { return };
         for caller in self.generations.outdated() {
             if let Some(link) = self.links.get_mut(&caller)
                 && !std::mem::replace(&mut link.retired, true)
@@ -406,10 +410,13 @@ impl Agent {
 
 fn fresh_key() -> Result<HashKey, Failure> {
     let mut bytes = [0; 16];
-    let failed = |errno: rustix::io::Errno| Failure::System { what: "asking for random bytes", source: errno.into() };
+    let failed =
+        |errno: rustix::io::Errno| Failure::System { what: "asking for random bytes", source: errno.into() };
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)? {
         16 => Ok(HashKey::new(bytes)),
-        _ => Err(Failure::System { what: "asking for random bytes", source: io::Error::other("too few came") }),
+        _ => {
+            Err(Failure::System { what: "asking for random bytes", source: io::Error::other("too few came") })
+        }
     }
 }
 

@@ -47,7 +47,10 @@ pub fn run(settings: &Settings) -> Result<Vec<String>, Failure> {
             let _ = channel.send(&FromAgent::Steered(nothing.clone()), &[]); // One that has ended needs no word.
         }
         if generations.waits() {
-            said.push("a data plane did not call: if it runs, its sockets keep their program until it ends".to_owned());
+            said.push(
+                "a data plane did not call: if it runs, its sockets keep their program until it ends"
+                    .to_owned(),
+            );
         }
     }
     said.extend(machine.remove_all()?);
@@ -70,7 +73,8 @@ fn hear(callers: &mut BTreeMap<Caller, Channel>, generations: &mut Generations, 
                     }
                 }
                 FromDataplane::Sockets { group, .. } => {
-                    if received.descriptors.first().is_some_and(|socket| SkReuseport::detach(socket).is_ok()) {
+                    if received.descriptors.first().is_some_and(|socket| SkReuseport::detach(socket).is_ok())
+                    {
                         said.push(format!("took the program off the sockets at {group}"));
                     }
                 }

@@ -53,7 +53,9 @@ fn explain_flow(
                 Transport::Udp => ", unless a packet carries a connection id of ours",
                 Transport::Tcp => "",
             };
-            format!("its hash is {hash:016x}, and the ring gives that to this core of the newest generation{id}")
+            format!(
+                "its hash is {hash:016x}, and the ring gives that to this core of the newest generation{id}"
+            )
         }
     };
     answer(table, place(table, decision), decision.reason.word(), because)
@@ -85,12 +87,8 @@ fn explain_id(table: &Table, id: &[u8]) -> Explanation {
     };
     let cpu = table.cpu(there.generation, there.core);
     let (server, generation) = (there.server, there.generation.get());
-    let place = Some(Place {
-        server,
-        generation,
-        core: there.core,
-        cpu: cpu.filter(|_| server == table.server),
-    });
+    let place =
+        Some(Place { server, generation, core: there.core, cpu: cpu.filter(|_| server == table.server) });
     let alive = if server == table.server { cpu.is_some() } else { table.knows_server(server) };
     if alive {
         return answer(table, place, Reason::ConnectionId.word(), "the id names this place".to_owned());
@@ -154,7 +152,8 @@ mod tests {
         assert_eq!(said.rule, "connection_id");
         let said = explain(&table, &id(site::destination(site::SERVER, 9, site::OLD)));
         assert_eq!((said.rule.as_str(), said.place.unwrap().cpu), ("dead_connection_id", None));
-        for (id, word) in [(vec![1; 8], "17 bytes"), (vec![0xff; 17], "0b111"), (vec![0x10; 17], "codepoint")] {
+        for (id, word) in [(vec![1; 8], "17 bytes"), (vec![0xff; 17], "0b111"), (vec![0x10; 17], "codepoint")]
+        {
             let said = explain(&table, &Question::ConnectionId { id });
             assert!(said.because.contains(word) && said.place.is_none(), "{said:?}");
         }

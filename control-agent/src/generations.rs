@@ -345,7 +345,11 @@ mod tests {
         let now = Instant::now();
         let mut generations = Generations::recover(&table(4, &[3, 4]), now);
         assert_eq!((numbers(&generations), number(generations.newest())), (vec![3, 4], Some(4)));
-        assert_eq!(generations.admit(Caller(1), &hello(None)).unwrap().get(), 0, "a new one takes no number of theirs");
+        assert_eq!(
+            generations.admit(Caller(1), &hello(None)).unwrap().get(),
+            0,
+            "a new one takes no number of theirs"
+        );
         assert_eq!(generations.admit(Caller(2), &running(3, false)).unwrap().get(), 3);
         assert_eq!(generations.admit(Caller(3), &running(4, true)).unwrap().get(), 4);
         assert_eq!(number(generations.newest()), Some(4));

@@ -125,8 +125,7 @@ impl Machine {
             door: own.door_tag()?,
         };
         let pins = Pins::new(pins);
-        let mut machine =
-            Self { pins, tags, shared: None, groups: BTreeMap::new(), cards: BTreeMap::new() };
+        let mut machine = Self { pins, tags, shared: None, groups: BTreeMap::new(), cards: BTreeMap::new() };
         if machine.is_there() {
             machine.open_shared()?;
         }
@@ -297,7 +296,8 @@ impl Machine {
         let attached = attached.map_err(|source| Failure::Link { path: path.clone(), source })?;
         let attached = XdpLink::try_from(attached).map_err(|source| Failure::Link { path, source })?;
         let program = self.pins.program(link.mode);
-        let updated = Xdp::from_pin(&program, XdpAttachType::Interface).and_then(|mut xdp| xdp.attach_to_link(attached));
+        let updated = Xdp::from_pin(&program, XdpAttachType::Interface)
+            .and_then(|mut xdp| xdp.attach_to_link(attached));
         updated.map(drop).map_err(|source| Failure::Program { path: program, source })
     }
 
@@ -495,7 +495,11 @@ fn pin_in_place(path: &Path, pin: impl FnOnce(&Path) -> Result<(), PinError>) ->
     let fresh = path.with_file_name(name);
     remove(&fresh)?;
     pin(&fresh).map_err(|source| Failure::Pin { path: fresh.clone(), source })?;
-    fs::rename(&fresh, path).map_err(|source| Failure::File { path: path.to_owned(), verb: "replaced", source })
+    fs::rename(&fresh, path).map_err(|source| Failure::File {
+        path: path.to_owned(),
+        verb: "replaced",
+        source,
+    })
 }
 
 fn names_in(folder: &Path) -> Result<Vec<String>, Failure> {

@@ -77,7 +77,9 @@ const DOT: &str = "%2e";
 /// What the name of a link says.
 pub fn parse_link(name: &str) -> Option<(XdpMode, u32, String)> {
     let mut parts = name.splitn(3, '-');
-    let mode = [XdpMode::Native, XdpMode::Generic].into_iter().find(|mode| Some(mode.word()) == parts.clone().next())?;
+    let mode = [XdpMode::Native, XdpMode::Generic]
+        .into_iter()
+        .find(|mode| Some(mode.word()) == parts.clone().next())?;
     let index = parts.nth(1)?.parse().ok()?;
     Some((mode, index, parts.next()?.replace(DOT, ".")))
 }
@@ -86,7 +88,8 @@ pub fn parse_link(name: &str) -> Option<(XdpMode, u32, String)> {
 pub fn parse_group(name: &str) -> Option<Group> {
     let mut parts = name.split('-');
     let word = parts.next()?;
-    let transport = [Transport::Tcp, Transport::Udp].into_iter().find(|transport| transport.word() == word)?;
+    let transport =
+        [Transport::Tcp, Transport::Udp].into_iter().find(|transport| transport.word() == word)?;
     let address = parts.next()?;
     let ip = match address.len() {
         8 => IpAddr::V4(u32::from_str_radix(address, 16).ok()?.into()),
@@ -108,7 +111,8 @@ mod tests {
     #[test]
     fn names_are_read_as_they_were_written_and_have_no_dot() {
         let pins = Pins::new(Path::new("/sys/fs/bpf/berth"));
-        for (mode, index, interface) in [(XdpMode::Native, 2, "eth0"), (XdpMode::Generic, 17, "bond0.100-x")] {
+        for (mode, index, interface) in [(XdpMode::Native, 2, "eth0"), (XdpMode::Generic, 17, "bond0.100-x")]
+        {
             let path = pins.link(mode, index, interface);
             assert_eq!(parse_link(name(&path)), Some((mode, index, interface.to_owned())));
             assert!(!name(&path).contains('.'));
@@ -126,10 +130,20 @@ mod tests {
 
     #[test]
     fn other_names_are_nobodys_of_ours() {
-        for foreign in ["", "native", "native-2", "native-x-eth0", "absent-2-eth0", "cilium_xdp", "offload-2-eth0"] {
+        for foreign in
+            ["", "native", "native-2", "native-x-eth0", "absent-2-eth0", "cilium_xdp", "offload-2-eth0"]
+        {
             assert_eq!(parse_link(foreign), None, "{foreign}");
         }
-        for foreign in ["", "udp", "udp-c0000201", "udp-c00002-443", "udp-c0000201-443-1", "sctp-c0000201-443", "udp-c0000201-65536"] {
+        for foreign in [
+            "",
+            "udp",
+            "udp-c0000201",
+            "udp-c00002-443",
+            "udp-c0000201-443-1",
+            "sctp-c0000201-443",
+            "udp-c0000201-65536",
+        ] {
             assert_eq!(parse_group(foreign), None, "{foreign}");
         }
     }

@@ -122,8 +122,7 @@ pub fn table(desired: &Desired) -> Result<Box<Table>, BadDesired> {
 /// The generation that takes new flows, or one that nobody has, so that the kernel does with them what it would do
 /// without us.
 fn taking_flows(desired: &Desired) -> Generation {
-    let is_free =
-        |generation: &Generation| desired.generations.iter().all(|(taken, _)| taken != generation);
+    let is_free = |generation: &Generation| desired.generations.iter().all(|(taken, _)| taken != generation);
     let free = || (0..Generation::COUNT as u8).filter_map(Generation::new).find(is_free);
     desired.newest.or_else(free).unwrap_or(Generation::FIRST)
 }

@@ -172,7 +172,8 @@ mod tests {
         let id = parse_question(b"id=00ff7A");
         assert_eq!(id, Ok(Question::ConnectionId { id: vec![0, 0xff, 0x7a] }));
         let flow = parse_question(b"transport=udp&source=%5B2001:db8::9%5D:1&destination=[2001:db8::1]:443");
-        let [source, destination] = ["[2001:db8::9]:1", "[2001:db8::1]:443"].map(|text| text.parse().unwrap());
+        let [source, destination] =
+            ["[2001:db8::9]:1", "[2001:db8::1]:443"].map(|text| text.parse().unwrap());
         assert_eq!(flow, Ok(Question::Flow { source, destination, transport: Transport::Udp }));
         for (query, word) in [
             ("", "transport="),

@@ -233,7 +233,7 @@ impl AgentLink {
     /// Tells which sockets there are. Call it once, before [`Self::serving`].
     pub fn introduce(&mut self, sockets: Vec<Sockets>, keys: Keys) {
         (self.sockets, self.keys) = (sockets, keys);
-        self.say_with(|link, channel| link.introduce_on(channel));
+        self.say_with(Self::introduce_on);
     }
 
     /// Tells how ids are read from now on.
@@ -314,7 +314,7 @@ impl AgentLink {
                 tracing::error!(why, "agent.refused: the data plane goes on without it");
                 self.miss(format!("the agent refuses: {why}"));
             }
-            FromAgent::Steered(steering) => self.note_steering(steering),
+            FromAgent::Steered(steering) => self.note_steering(&steering),
             FromAgent::Retire { newer } => return Some(Order::Retire { newer }),
             FromAgent::Explained { ticket, answer } => {
                 if let Some(asker) = self.asked.remove(&ticket) {
@@ -353,7 +353,7 @@ impl AgentLink {
         Ok(())
     }
 
-    fn note_steering(&mut self, steering: Steering) {
+    fn note_steering(&mut self, steering: &Steering) {
         let missing = self.sockets.iter().find(|sockets| !steering.groups.contains(&sockets.group));
         let why = missing.map(|sockets| format!("the agent does not steer {}", sockets.group));
         let by = if missing.is_none() { ChosenBy::Programs } else { ChosenBy::KernelHash };

@@ -175,10 +175,18 @@ mod tests {
         }
         others.toss(now, to(old, 7), &datagram(0)).unwrap();
         others.toss(now, to(old, 1), &datagram(1)).unwrap();
-        assert_eq!(caught[1].blocking_recv(), Some(datagram(1)), "one for a core that is not there harms nobody");
+        assert_eq!(
+            caught[1].blocking_recv(),
+            Some(datagram(1)),
+            "one for a core that is not there harms nobody"
+        );
         assert_eq!(others.toss(now, to(new, 0), &datagram(0)), Err(NotTossed::Nobody));
         let _new = catch(&state, new, 1).unwrap();
-        assert_eq!(others.toss(now, to(new, 0), &datagram(0)), Err(NotTossed::Nobody), "it is not called again yet");
+        assert_eq!(
+            others.toss(now, to(new, 0), &datagram(0)),
+            Err(NotTossed::Nobody),
+            "it is not called again yet"
+        );
         assert_eq!(others.toss(now + SILENCE, to(new, 0), &datagram(0)), Ok(()));
         drop(caught);
         forget(&state, old);
@@ -191,7 +199,8 @@ mod tests {
         let now = Instant::now();
         let caught = catch(&state, Generation::FIRST, 1).unwrap();
         let others = Others::new(&state);
-        let full = (0..100_000u32).find_map(|_| others.toss(now, to(Generation::FIRST, 0), &datagram(0)).err());
+        let full =
+            (0..100_000u32).find_map(|_| others.toss(now, to(Generation::FIRST, 0), &datagram(0)).err());
         assert_eq!(full, Some(NotTossed::NoRoom), "nobody takes them");
         drop(caught);
     }

@@ -209,7 +209,8 @@ impl Node {
             agent,
             hosts,
         };
-        node.introduce().map_err(|source| StartError::System { what: "copying sockets for the agent", source })?;
+        node.introduce()
+            .map_err(|source| StartError::System { what: "copying sockets for the agent", source })?;
         Ok(node)
     }
 
@@ -294,7 +295,8 @@ impl Node {
         if self.config.agent.socket.is_none() || self.secrets.is_none() {
             return Ok(Vec::new());
         }
-        let caught = generations::catch(&self.config.node.state, self.agent.generation(), self.view.cores.len());
+        let caught =
+            generations::catch(&self.config.node.state, self.agent.generation(), self.view.cores.len());
         caught.map_err(|error| StartError::System {
             what: "listening for datagrams of other generations",
             source: io::Error::other(error),
@@ -481,11 +483,7 @@ fn open_door<S: Service>(
 }
 
 /// What the QUIC endpoints of a core need of it.
-fn quic_shared<S: Service>(
-    house: &Rc<House<S>>,
-    hops: &Rc<hops::Hops>,
-    others: Others,
-) -> Rc<quic::Shared> {
+fn quic_shared<S: Service>(house: &Rc<House<S>>, hops: &Rc<hops::Hops>, others: Others) -> Rc<quic::Shared> {
     let serving = Rc::clone(house);
     Rc::new(quic::Shared {
         numbers: Arc::clone(&house.core.numbers),

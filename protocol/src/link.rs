@@ -314,7 +314,6 @@ pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, BadMessage> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

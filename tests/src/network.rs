@@ -85,7 +85,11 @@ impl Namespace {
         };
         // Steering tables have 300 KB, and unoptimised code hands them from frame to frame.
         let builder = std::thread::Builder::new().stack_size(16 << 20);
-        let run = || std::thread::scope(|scope| builder.spawn_scoped(scope, thread).expect("a thread can be had").join());
+        let run = || {
+            std::thread::scope(|scope| {
+                builder.spawn_scoped(scope, thread).expect("a thread can be had").join()
+            })
+        };
         run().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
@@ -131,7 +135,11 @@ fn sum_in_software(card: &str) -> Result<(), String> {
 }
 
 /// Sends datagrams of one length in one go, as a train that the kernel may leave together.
-pub fn send_train(from: &std::net::UdpSocket, to: std::net::SocketAddr, datagrams: &[Vec<u8>]) -> std::io::Result<usize> {
+pub fn send_train(
+    from: &std::net::UdpSocket,
+    to: std::net::SocketAddr,
+    datagrams: &[Vec<u8>],
+) -> std::io::Result<usize> {
     let size = datagrams.first().map_or(0, Vec::len) as libc::c_int;
     // SAFETY: the option is read from a local of its size, during the call.
     let set = unsafe {

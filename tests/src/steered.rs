@@ -65,7 +65,12 @@ impl Steered {
     /// What both processes read beside the listeners.
     fn config(&self) -> String {
         let (socket, pins) = (self.folder.path().join("agent.sock"), self.pins());
-        format!("[agent]\nsocket = \"{}\"\npins = \"{}\"\n{}", socket.display(), pins.display(), self.steering)
+        format!(
+            "[agent]\nsocket = \"{}\"\npins = \"{}\"\n{}",
+            socket.display(),
+            pins.display(),
+            self.steering
+        )
     }
 
     /// A node here, with one listener of each kind for each family, and these tables more.
@@ -73,7 +78,8 @@ impl Steered {
         let mut text = String::new();
         for address in [ADDRESS.to_owned(), format!("[{ADDRESS_V6}]")] {
             for (port, protocol) in [(HTTP_PORT, "http"), (HTTPS_PORT, "https")] {
-                let _ = write!(text, "[[listen]]\naddress = \"{address}:{port}\"\nprotocol = \"{protocol}\"\n");
+                let _ =
+                    write!(text, "[[listen]]\naddress = \"{address}:{port}\"\nprotocol = \"{protocol}\"\n");
             }
         }
         Plan::new(driver, text + more + &self.config()).state(&self.folder.path().join("state"))
@@ -137,7 +143,7 @@ impl Steered {
 
     /// What the programs have counted.
     pub fn counters(&self) -> (XdpCounters, SocketCounters) {
-        self.look(|machine| machine.counters()).expect("the maps are there")
+        self.look(Machine::counters).expect("the maps are there")
     }
 }
 
@@ -204,7 +210,8 @@ pub fn pinned(folder: &Path) -> Vec<String> {
         for entry in std::fs::read_dir(next).into_iter().flatten().flatten() {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                _ => names.push(entry.path().strip_prefix(folder).unwrap_or(&entry.path()).display().to_string()),
+                _ => names
+                    .push(entry.path().strip_prefix(folder).unwrap_or(&entry.path()).display().to_string()),
             }
         }
     }

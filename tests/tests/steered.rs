@@ -2,8 +2,9 @@
 //! one of the two processes dies, and what is left when the agent is taken off the machine.
 #![allow(clippy::panic, reason = "a story that cannot go on ends with the reason")]
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 
+use berth_control_agent::machine::Machine;
 use berth_steer::cid::{CID_LEN, Codepoint, Destination, Generation};
 use berth_steer::decide::Reason;
 use berth_steer::table::Table;
@@ -34,8 +35,12 @@ fn routes() -> String {
     text
 }
 
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("it is an address")
+}
+
 fn https() -> [SocketAddr; 2] {
-    [(ADDRESS, HTTPS_PORT), (ADDRESS_V6, HTTPS_PORT)].map(|(ip, port)| (ip.parse::<std::net::IpAddr>().unwrap(), port).into())
+    [(ADDRESS, HTTPS_PORT), (ADDRESS_V6, HTTPS_PORT)].map(|(ip, port)| SocketAddr::new(address(ip), port))
 }
 
 /// Requests over TCP, each on a connection of its own, all of which must be answered.
@@ -65,7 +70,10 @@ fn packets_meet_their_cores(driver: Driver) {
     ask_over_tcp(&steered, 20);
     for node in https() {
         let said = report(&client(&steered, "get", node, &["--path", "/stream/1MiB", "--count", "4"]));
-        assert_eq!((&said["answers"][0]["length"], &said["answers"][0]["count"]), (&(1 << 20).into(), &4.into()));
+        assert_eq!(
+            (&said["answers"][0]["length"], &said["answers"][0]["count"]),
+            (&(1 << 20).into(), &4.into())
+        );
         let said = report(&client(&steered, "many", node, &MANY));
         assert_eq!((&said["completed"], &said["errors"]), (&24.into(), &serde_json::json!([])), "{said}");
     }
@@ -75,7 +83,10 @@ fn packets_meet_their_cores(driver: Driver) {
     assert_eq!(numbers("quic_tossed"), [0, 0], "every datagram came to its core");
     let (xdp, door) = steered.counters();
     let counted = |reason: Reason| (xdp.reasons[reason as usize], door.reasons[reason as usize]);
-    assert!(counted(Reason::ConnectionId).0 > 100 && counted(Reason::ConnectionId).1 > 100, "{xdp:?} {door:?}");
+    assert!(
+        counted(Reason::ConnectionId).0 > 100 && counted(Reason::ConnectionId).1 > 100,
+        "{xdp:?} {door:?}"
+    );
     assert!(counted(Reason::Udp).0 >= 34 && counted(Reason::Tcp).0 > 100, "{xdp:?}");
     assert!(xdp.kept > 100 && xdp.moved > 100 && xdp.not_moved == 0, "{xdp:?}");
     assert_eq!((door.empty, door.left), (0, 0), "{door:?}");
@@ -88,8 +99,8 @@ fn id_of(table: &Table, generation: u8, core: u8) -> [u8; CID_LEN] {
     let generation = Generation::new(generation).expect("there is such a generation");
     let there = Destination { server: 0, core, generation };
     let configs = (0..7).filter_map(Codepoint::new);
-    let ids = configs.filter_map(|codepoint| table.configs.encode(codepoint, there, [core; 12]));
-    *ids.last().expect("a codepoint is in use").as_bytes()
+    let mut ids = configs.filter_map(|codepoint| table.configs.encode(codepoint, there, [core; 12]));
+    *ids.next_back().expect("a codepoint is in use").as_bytes()
 }
 
 /// Two connections of one client live in two generations, and the kernel has merged their datagrams: the train comes to
@@ -102,17 +113,19 @@ fn a_train_of_two_generations_is_parted() {
     // It stays for as long as it has a request in hand.
     let url = format!("http://{ADDRESS}:{HTTP_PORT}/delay/5m");
     let busy = steered.network.at_client(|| start(curl_command().arg(&url)));
-    wait_until("the request is in hand", || steered.network.at_node(|| old.number("connections_accepted")) == 1);
+    wait_until("the request is in hand", || {
+        steered.network.at_node(|| old.number("connections_accepted")) == 1
+    });
     let new = steered.start(steered.plan(Driver::Auto, &routes()));
     steered.wait_until_steered(&new);
     old.log_line("node.draining");
-    let table = steered.look(|machine| machine.table()).unwrap().expect("there is one");
+    let table = steered.look(Machine::table).expect("the map is there").expect("there is one");
     let datagrams = [(0, 1), (1, 0), (1, 1), (0, 0)].map(|(generation, core)| {
         berth_fixtures::frames::quic_short(0x40, &id_of(&table, generation, core), &[0; 400])
     });
-    let client = steered.network.at_node(|| UdpSocket::bind((ADDRESS, 0))).unwrap();
+    let client = steered.network.at_node(|| UdpSocket::bind((ADDRESS, 0))).expect("a port is free");
     let train = send_train(&client, https()[0], &datagrams);
-    assert_eq!(train.unwrap(), datagrams.iter().map(Vec::len).sum::<usize>());
+    assert_eq!(train.expect("the kernel takes it"), datagrams.iter().map(Vec::len).sum::<usize>());
     wait_until("the newer one has caught its two", || {
         steered.network.at_node(|| new.numbers("quic_caught")) == [1, 1]
     });
@@ -147,28 +160,33 @@ fn what_is_explained_is_what_the_kernel_does() {
     steered.wait_until_steered(&node);
     let mut seen = [0; 2];
     for (ip, port) in [(ADDRESS, HTTP_PORT), (ADDRESS_V6, HTTP_PORT)].repeat(8) {
-        let there = SocketAddr::new(ip.parse().unwrap(), port);
+        let there = SocketAddr::new(address(ip), port);
         let mut held = None;
         let core = core_that(&steered, &node, "connections_accepted", || {
             held = Some(steered.network.at_client(|| TcpStream::connect(there)).expect("the node listens"));
         });
-        let from = held.expect("it is open").local_addr().unwrap().to_string();
+        let from = held.expect("it is open").local_addr().expect("it is connected").to_string();
         let said = explain(&steered, &node, &[&from, &there.to_string(), "--transport", "tcp"]);
         assert_eq!((&said["place"]["core"], &said["rule"]), (&core.into(), &"tcp".into()), "{said}");
         seen[core] += 1;
     }
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 
-    let table = steered.look(|machine| machine.table()).unwrap().expect("there is one");
+    let table = steered.look(Machine::table).expect("the map is there").expect("there is one");
     for core in [0, 1, 1, 0] {
         let id = id_of(&table, 0, core);
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let said = explain(&steered, &node, &[&hex]);
-        assert_eq!((&said["place"]["core"], &said["rule"]), (&core.into(), &"connection_id".into()), "{said}");
+        assert_eq!(
+            (&said["place"]["core"], &said["rule"]),
+            (&core.into(), &"connection_id".into()),
+            "{said}"
+        );
         let arrived = core_that(&steered, &node, "quic_datagrams", || {
             let payload = berth_fixtures::frames::quic_short(0x40, &id, &[0; 40]);
-            let client = steered.network.at_client(|| UdpSocket::bind("192.0.2.100:0")).unwrap();
-            client.send_to(&payload, https()[0]).unwrap();
+            let client =
+                steered.network.at_client(|| UdpSocket::bind("192.0.2.100:0")).expect("a port is free");
+            client.send_to(&payload, https()[0]).expect("the cable takes it");
         });
         assert_eq!(arrived, usize::from(core));
     }
@@ -185,7 +203,7 @@ fn what_is_explained_is_what_the_kernel_does() {
 
 /// The kernel's numbers of all programs and links.
 fn numbers(steered: &Steered) -> std::collections::BTreeMap<String, u32> {
-    steered.look(|machine| machine.numbers()).unwrap()
+    steered.look(Machine::numbers).expect("pins can be read")
 }
 
 fn the_agent_may_die_at_any_time() {
@@ -243,8 +261,9 @@ fn nothing_is_left_behind() {
 
     // Somebody else's, in the middle of ours.
     let foreign = steered.pins().join("v1/maps/not_ours");
-    let map = aya::maps::MapData::from_pin(steered.pins().join("v1/maps/XDP_COUNTERS")).unwrap();
-    map.pin(&foreign).unwrap();
+    let map =
+        aya::maps::MapData::from_pin(steered.pins().join("v1/maps/XDP_COUNTERS")).expect("it is pinned");
+    map.pin(&foreign).expect("it can be pinned twice");
     let agent = steered.agent();
     let node = steered.start(steered.plan(Driver::Auto, &routes()));
     steered.wait_until_steered(&node);
@@ -272,7 +291,13 @@ fn rights_that_are_missing_are_named() {
     let outcome = steered.network.at_node(|| run(&mut nobody));
     assert!(outcome.code == 1 && outcome.stderr.contains("CAP_BPF"), "{}", outcome.all());
     // The data plane needs none of them.
-    let plan = steered.plan(Driver::Auto, &routes()).through(&["setpriv", "--reuid", "65534", "--clear-groups", "--"]);
+    let plan = steered.plan(Driver::Auto, &routes()).through(&[
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--clear-groups",
+        "--",
+    ]);
     let state = steered.state_for(65534);
     let node = steered.start(plan.owned_by(65534).state(&state));
     assert_eq!(steered.status(&node)["sockets"], "kernel_hash");
@@ -292,7 +317,10 @@ fn a_card_that_cannot_is_named() {
     let node = nowhere.start(nowhere.plan(Driver::Auto, &routes()));
     let status = nowhere.wait_until_steered(&node);
     assert_eq!(status["cards"][0]["xdp"], "absent", "{status}");
-    assert!(status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")), "{status}");
+    assert!(
+        status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")),
+        "{status}"
+    );
     drop((node, agent));
 }
 
@@ -318,7 +346,11 @@ fn connections_live_on_when_a_newer_generation_takes_over(driver: Driver) {
         ask_over_tcp(&steered, 100);
         let new = nodes.last().expect("there is one");
         let status = steered.wait_until_steered(new);
-        assert_eq!(status["generation"], generation % 2, "the number of one that has ended is free again: {status}");
+        assert_eq!(
+            status["generation"],
+            generation % 2,
+            "the number of one that has ended is free again: {status}"
+        );
         let old = &nodes[nodes.len() - 2];
         old.log_line("node.draining");
         assert!(steered.network.at_node(|| old.wait()).success(), "{}", old.log());

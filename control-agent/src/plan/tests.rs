@@ -1,3 +1,5 @@
+//! States and what leads to them, by hand.
+
 use berth_protocol::link::Transport;
 use berth_steer::cid::{Candidate, Destination, NONCE_LEN};
 use berth_steer::decide::{Reason, Verdict, decide_flow};

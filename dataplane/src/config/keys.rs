@@ -15,8 +15,8 @@ use std::time::Duration;
 #[cfg(test)]
 use super::rules::Edges;
 use super::rules::{
-    AbsolutePath, Access, Address, Addresses, CORES_MAX, Cards, Choice, CoreSet, Count, Empty, Headers, Levels,
-    Name, Networks, Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time, User,
+    AbsolutePath, Access, Address, Addresses, CORES_MAX, Cards, Choice, CoreSet, Count, Empty, Headers,
+    Levels, Name, Networks, Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time, User,
 };
 use super::units::{GIB, KIB, MIB};
 use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol, Xdp};

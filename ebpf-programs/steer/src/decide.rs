@@ -212,7 +212,9 @@ fn quoted_flow(version: Version, packet: &(impl Packet + ?Sized), at: usize, tab
 #[inline(always)]
 fn aim_datagram(flow: Flow, id: DestinationId, table: &Table) -> Aim {
     let DestinationId::Ours(id) = id else { return Aim::Flow(flow, Reason::Udp) };
-    let Ok(routable) = table.configs.decode_candidate(&table.aes, id) else { return Aim::Flow(flow, Reason::Udp) };
+    let Ok(routable) = table.configs.decode_candidate(&table.aes, id) else {
+        return Aim::Flow(flow, Reason::Udp);
+    };
     let Destination { server, core, generation } = routable.destination;
     let alive = if server == table.server {
         table.cpu(generation, core).is_some()
