@@ -43,10 +43,21 @@ impl Steered {
         }
     }
 
-    /// The same for a card that is not there.
-    pub fn without_card(mut self) -> Self {
-        self.steering = self.steering.replace(NODE_CARD, "nowhere0");
+    /// The same on another card.
+    pub fn on_card(mut self, card: &str) -> Self {
+        self.steering = self.steering.replace(NODE_CARD, card);
         self
+    }
+
+    /// What somebody else does with the same card, with pins of their own.
+    pub fn run_beside(&self, words: &[&str]) -> crate::clients::Outcome {
+        let path = self.folder.path().join("beside.toml");
+        let own = self.pins().display().to_string();
+        std::fs::write(&path, self.config_text().replace(&own, &format!("{own}-of-others")))
+            .expect("a file can be written");
+        let mut command = Command::new(binary());
+        command.arg("agent").args(words).arg("--config").arg(path);
+        self.network.at_node(|| crate::clients::run(&mut command))
     }
 
     /// A folder for the state of a node that runs as this user.
@@ -104,9 +115,13 @@ impl Steered {
     /// Writes the agent's file, and says where it is.
     fn config_file(&self) -> PathBuf {
         let path = self.folder.path().join("agent.toml");
-        let listener = "[[listen]]\naddress = \"127.0.0.1:1\"\n";
-        std::fs::write(&path, format!("{}{listener}", self.config())).expect("a file can be written");
+        std::fs::write(&path, self.config_text()).expect("a file can be written");
         path
+    }
+
+    /// The listener is nobody's: a node has one.
+    fn config_text(&self) -> String {
+        format!("{}[[listen]]\naddress = \"127.0.0.1:1\"\n", self.config())
     }
 
     /// `berth agent` with these words and its file, not yet started.

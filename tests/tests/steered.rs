@@ -306,21 +306,31 @@ fn rights_that_are_missing_are_named() {
 }
 
 fn a_card_that_cannot_is_named() {
-    let steered = Steered::build("auto");
-    call("ip", &["-netns", steered.network.node_name(), "link", "set", "node0", "mtu", "65535"]);
-    let generic = Steered::build("generic");
-    assert_eq!(generic.run(&["attach"]).ok(), "node0: generic\n");
-    let said = steered.run(&["attach"]).ok();
-    println!("{said}");
-    let nowhere = Steered::build("auto").without_card();
+    // Loopback has no driver that could run a program.
+    let auto = Steered::build("auto").on_card("lo");
+    let said = auto.run(&["attach"]).ok();
+    assert!(said.starts_with("lo: generic (native: lo refuses: ") && said.contains("MTU"), "{said}");
+    let native = Steered::build("native").on_card("lo");
+    let said = native.run(&["attach"]).ok();
+    assert!(said.starts_with("lo: absent (native: lo refuses: "), "{said}");
+    assert_eq!(Steered::build("generic").run(&["attach"]).ok(), "node0: generic\n");
+    assert_eq!(Steered::build("off").run(&["attach"]).ok(), "", "no card is to steer");
+
+    // Frames that need several buffers are taken.
+    let jumbo = Steered::build("native");
+    call("ip", &["-netns", jumbo.network.node_name(), "link", "set", "node0", "mtu", "9000"]).ok();
+    assert_eq!(jumbo.run(&["attach"]).ok(), "node0: native\n");
+    // Another program that is there already is left alone.
+    let said = jumbo.run_beside(&["attach"]).ok();
+    assert!(said.contains("absent") && said.contains("left alone"), "{said}");
+
+    let nowhere = Steered::build("auto").on_card("nowhere0");
     let agent = nowhere.agent();
     let node = nowhere.start(nowhere.plan(Driver::Auto, &routes()));
     let status = nowhere.wait_until_steered(&node);
     assert_eq!(status["cards"][0]["xdp"], "absent", "{status}");
-    assert!(
-        status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")),
-        "{status}"
-    );
+    assert!(status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")), "{status}");
+    ask_over_tcp(&nowhere, 5);
     drop((node, agent));
 }
 
