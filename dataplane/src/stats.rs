@@ -46,6 +46,8 @@ stats! {
         Counter quic_foreign;
         /// Datagrams tossed to the core that their connection id names.
         Counter quic_tossed;
+        /// Those of them that the kernel had merged behind another datagram: no program could have parted them.
+        Counter quic_tossed_out_of_trains;
         /// Datagrams tossed to another generation of the node, which their connection id names.
         Counter quic_tossed_to_generation;
         /// Datagrams that could not be tossed because the lane was full; they are dropped.

@@ -11,9 +11,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 pub const NODE_CARD: &str = "node0";
 /// The clients' end.
 const CLIENT_CARD: &str = "client0";
-/// Networks of the fixtures' site, and an address of a client in each.
-const NODE_ADDRESSES: [&str; 2] = ["192.0.2.1/24", "2001:db8::1/64"];
-const CLIENT_ADDRESSES: [&str; 2] = ["192.0.2.100/24", "2001:db8::100/64"];
+/// The node's address: one of the fixtures' site.
+pub const NODE_ADDRESS: &str = "192.0.2.1";
+/// The same of IPv6.
+pub const NODE_ADDRESS_V6: &str = "2001:db8::1";
+/// Addresses of clients.
+pub const CLIENTS: [&str; 4] = ["192.0.2.100", "192.0.2.101", "192.0.2.102", "192.0.2.103"];
+/// The same of IPv6.
+pub const CLIENTS_V6: [&str; 4] = ["2001:db8::100", "2001:db8::101", "2001:db8::102", "2001:db8::103"];
 
 /// The two namespaces.
 #[derive(Debug)]
@@ -37,12 +42,16 @@ impl Network {
         let network = Self { node: namespace("node")?, client: namespace("client")? };
         let (node, client) = (network.node.name.as_str(), network.client.name.as_str());
         ip(&["link", "add", NODE_CARD, "netns", node, "type", "veth", "peer", CLIENT_CARD, "netns", client])?;
-        for (namespace, card, addresses) in
-            [(node, NODE_CARD, NODE_ADDRESSES), (client, CLIENT_CARD, CLIENT_ADDRESSES)]
-        {
-            let [v4, v6] = addresses;
-            ip(&["-netns", namespace, "address", "add", v4, "dev", card])?;
-            ip(&["-netns", namespace, "address", "add", v6, "dev", card, "nodad"])?;
+        for (namespace, card, v4, v6) in [
+            (node, NODE_CARD, &[NODE_ADDRESS][..], &[NODE_ADDRESS_V6][..]),
+            (client, CLIENT_CARD, &CLIENTS, &CLIENTS_V6),
+        ] {
+            for address in v4 {
+                ip(&["-netns", namespace, "address", "add", &format!("{address}/24"), "dev", card])?;
+            }
+            for address in v6 {
+                ip(&["-netns", namespace, "address", "add", &format!("{address}/64"), "dev", card, "nodad"])?;
+            }
             ip(&["-netns", namespace, "link", "set", "lo", "up"])?;
             ip(&["-netns", namespace, "link", "set", card, "up"])?;
         }

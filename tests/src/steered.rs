@@ -9,13 +9,9 @@ use std::process::{Child, Command, Stdio};
 use berth_control_agent::machine::Machine;
 use berth_steer::counters::{SocketCounters, XdpCounters};
 
-use crate::network::{NODE_CARD, Network};
+use crate::network::{NODE_ADDRESS, NODE_ADDRESS_V6, NODE_CARD, Network};
 use crate::node::{Driver, Folder, Node, Plan, binary, wait_until};
 
-/// Where the nodes listen: the address of the fixtures' site.
-pub const ADDRESS: &str = "192.0.2.1";
-/// The same for IPv6.
-pub const ADDRESS_V6: &str = "2001:db8::1";
 /// Clear text.
 pub const HTTP_PORT: u16 = 8080;
 /// TLS, and HTTP/3.
@@ -87,7 +83,7 @@ impl Steered {
     /// A node here, with one listener of each kind for each family, and these tables more.
     pub fn plan(&self, driver: Driver, more: &str) -> Plan {
         let mut text = String::new();
-        for address in [ADDRESS.to_owned(), format!("[{ADDRESS_V6}]")] {
+        for address in [NODE_ADDRESS.to_owned(), format!("[{NODE_ADDRESS_V6}]")] {
             for (port, protocol) in [(HTTP_PORT, "http"), (HTTPS_PORT, "https")] {
                 let _ =
                     write!(text, "[[listen]]\naddress = \"{address}:{port}\"\nprotocol = \"{protocol}\"\n");

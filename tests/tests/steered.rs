@@ -10,13 +10,16 @@ use berth_steer::decide::Reason;
 use berth_steer::table::Table;
 use berth_tests::aioquic::{h3_command, report};
 use berth_tests::clients::{Outcome, call, curl_command, finish, run, start};
-use berth_tests::network::send_train;
-use berth_tests::node::{Driver, Node, binary, route, wait_until};
-use berth_tests::steered::{ADDRESS, ADDRESS_V6, HTTP_PORT, HTTPS_PORT, Steered, pinned};
+use berth_tests::network::{
+    CLIENTS, CLIENTS_V6, NODE_ADDRESS as ADDRESS, NODE_ADDRESS_V6 as ADDRESS_V6, send_train,
+};
+use berth_tests::node::{Driver, Node, at_full_scale, binary, route, wait_until};
+use berth_tests::steered::{HTTP_PORT, HTTPS_PORT, Steered, pinned};
 use berth_tests::{on_both_drivers, once};
 
 on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
+once!(["root", "aioquic", "two cpus"]; a_crowd_stays_on_its_cores_while_the_agent_dies);
 once!(["root", "two cpus"]; a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
     a_card_that_cannot_is_named);
 
@@ -25,6 +28,7 @@ fn routes() -> String {
     let mut text = String::new();
     for (path, action) in [
         ("/", r#"respond = { body = "hello\n" }"#),
+        ("/stream/64KiB", r#"stream = { bytes = "64KiB" }"#),
         ("/stream/256KiB", r#"stream = { bytes = "256KiB" }"#),
         ("/stream/1MiB", r#"stream = { bytes = "1MiB" }"#),
         ("/delay/5m", r#"delay = { time = "5m", body = "never\n" }"#),
@@ -92,6 +96,82 @@ fn packets_meet_their_cores(driver: Driver) {
     assert_eq!((door.empty, door.left), (0, 0), "{door:?}");
     steered.network.at_node(|| node.finish());
     drop(agent);
+}
+
+/// Many connections at once over both families and transports, from several addresses, which move in mid-transfer, while
+/// the agent is killed, is away, and comes back.
+fn a_crowd_stays_on_its_cores_while_the_agent_dies() {
+    let (connections, requests) = if at_full_scale() { (500, 500) } else { (32, 32) };
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let limits =
+        "[limits]\nconnections_per_address = 5000\nhandshakes = 5000\n[limits.http3]\nretry_above = 5000\n";
+    let node = steered.start(steered.plan(Driver::Auto, &(routes() + limits)));
+    steered.wait_until_steered(&node);
+    let before = numbers(&steered);
+    let count = connections.to_string();
+    let many = [
+        "--connections",
+        &count,
+        "--path",
+        "/stream/64KiB",
+        "--bodies",
+        "1",
+        "--moves",
+        "2",
+        "--timeout",
+        "600",
+    ];
+    let mut clients = Vec::new();
+    for (place, there) in https().into_iter().enumerate().cycle().take(4) {
+        let homes = if place == 0 { CLIENTS } else { CLIENTS_V6 };
+        let home = homes[clients.len() % homes.len()];
+        let seed = clients.len().to_string();
+        let mut command = h3_command("many", there);
+        command.args(["--local", home, "--seed", &seed]).args(many).arg("--places").args(homes);
+        clients.push(steered.network.at_client(|| start(&mut command)));
+    }
+    let mut over_tcp = Vec::new();
+    for home in CLIENTS.iter().chain(&CLIENTS_V6).step_by(2) {
+        let address = if home.contains(':') { format!("[{ADDRESS_V6}]") } else { ADDRESS.to_owned() };
+        let urls = vec![format!("http://{address}:{HTTP_PORT}/stream/64KiB"); requests];
+        let mut command = curl_command();
+        command.args(["--interface", home, "--header", "connection: close", "--max-time", "600"]).args(&urls);
+        over_tcp.push(steered.network.at_client(|| start(&mut command)));
+    }
+    wait_until("the crowd is there", || steered.network.at_node(|| node.number("quic_handshakes")) > 16);
+    agent.kill();
+    wait_until("the node has noticed", || steered.status(&node)["agent"] == "away");
+    let agent = steered.agent();
+    wait_until("the node has called again", || steered.status(&node)["agent"] == "linked");
+    for client in over_tcp {
+        assert_eq!(finish(client).ok().len(), requests * (64 << 10));
+    }
+    for client in clients {
+        let outcome = finish(client);
+        let said = report(&outcome);
+        assert_eq!(
+            (&said["completed"], &said["errors"]),
+            (&connections.into(), &serde_json::json!([])),
+            "{said}"
+        );
+    }
+    assert_eq!(numbers(&steered), before, "no program and no link was made anew");
+    let of_node = |name: &str| steered.network.at_node(|| node.number(name));
+    assert_eq!(of_node("connections_accepted"), 4 * requests as u64);
+    assert_eq!(of_node("quic_handshakes"), 4 * (connections + 1));
+    assert_eq!(
+        of_node("quic_tossed"),
+        of_node("quic_tossed_out_of_trains"),
+        "but for trains all came to their cores"
+    );
+    assert_eq!(
+        (of_node("quic_foreign"), of_node("quic_dropped"), of_node("quic_tossed_to_generation")),
+        (0, 0, 0)
+    );
+    let (xdp, door) = steered.counters();
+    assert_eq!((door.empty, door.left, xdp.not_moved), (0, 0, 0), "{door:?} {xdp:?}");
+    drop((node, agent));
 }
 
 /// An id that the node of this table would have made.
@@ -329,7 +409,10 @@ fn a_card_that_cannot_is_named() {
     let node = nowhere.start(nowhere.plan(Driver::Auto, &routes()));
     let status = nowhere.wait_until_steered(&node);
     assert_eq!(status["cards"][0]["xdp"], "absent", "{status}");
-    assert!(status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")), "{status}");
+    assert!(
+        status["cards"][0]["why"].as_str().is_some_and(|why| why.contains("no network card")),
+        "{status}"
+    );
     ask_over_tcp(&nowhere, 5);
     drop((node, agent));
 }

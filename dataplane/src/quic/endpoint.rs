@@ -266,10 +266,16 @@ impl Endpoint {
         let (from, local, ecn) = (train.from(), train.local(), train.ecn());
         train.with_payload(|payload| {
             let size = train.segment().map_or(payload.len(), usize::from).max(1);
-            for datagram in payload.chunks(size) {
+            let tossed = || self.shared.numbers.quic_tossed.get();
+            let mut with_the_first = tossed();
+            for (place, datagram) in payload.chunks(size).enumerate() {
                 // Each in a buffer of its own: what somebody keeps of one must not keep the whole train.
                 self.sort(Arrived { from, local, ecn, bytes: BytesMut::from(datagram) });
+                if place == 0 {
+                    with_the_first = tossed();
+                }
             }
+            self.shared.numbers.quic_tossed_out_of_trains.add(tossed() - with_the_first);
         });
     }
 
