@@ -95,6 +95,16 @@ fn render_steering(steering: &Value) -> String {
         let why = card["why"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
         out += &format!("card {}: XDP {}{why}\n", text(&card["interface"]), text(&card["xdp"]));
     }
+    for (name, counted) in [("cards", "packets at cards"), ("sockets", "arrivals at sockets")] {
+        let numbers = steering["counted"][name].as_object().into_iter().flatten();
+        let numbers: Vec<String> = numbers
+            .filter(|(_, count)| **count != 0)
+            .map(|(what, count)| format!("{what} {count}"))
+            .collect();
+        if !numbers.is_empty() {
+            out += &format!("{counted}: {}\n", numbers.join(", "));
+        }
+    }
     if let Some(trouble) = steering["trouble"].as_str() {
         out += &format!("trouble: {trouble}\n");
     }
@@ -111,7 +121,8 @@ mod tests {
             "node": "edge-1", "version": "0.1.0", "uptime_s": 5, "ready": true, "connections": 3,
             "listeners": [{"address": "127.0.0.1:80", "protocol": "http"}],
             "steering": {"sockets": "programs", "why": null, "agent": "linked", "generation": 1, "newest": 1, "table": 9,
-                "cards": [{"interface": "eth0", "xdp": "generic", "why": "native: no"}], "trouble": "none left"},
+                "cards": [{"interface": "eth0", "xdp": "generic", "why": "native: no"}], "trouble": "none left",
+                "counted": {"cards": {"kept": 3, "moved": 0, "tcp": 2}, "sockets": {}}},
             "certificates": [{"names": ["a.example"], "not_after_s": 7}],
             "cores": [{"core": 0, "cpu": 1, "driver": "io_uring", "stalled": false, "stalls": 0, "numbers": {"requests": 12}}],
         });
@@ -121,7 +132,8 @@ mod tests {
         assert!(text.contains("certificate a.example until 7"));
         assert!(text.contains("io_uring  ok"));
         let steering = "sockets chosen by our programs · agent linked · generation 1, newest 1, table 9\n\
-            card eth0: XDP generic (native: no)\ntrouble: none left\n";
+            card eth0: XDP generic (native: no)\n\
+            packets at cards: kept 3, tcp 2\ntrouble: none left\n";
         assert!(text.contains(steering), "{text}");
     }
 }

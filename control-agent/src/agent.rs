@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use berth_link::{Channel, Listener, Received};
-use berth_protocol::link::{FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS};
+use berth_protocol::link::{Counted, FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS};
 use berth_steer::cid::Generation;
 use berth_steer::flow::HashKey;
 
@@ -81,6 +81,7 @@ pub struct Agent {
     /// What the last state was made of besides: a change of it makes a new one.
     seen: Seen,
     trouble: Option<String>,
+    counted: Counted,
     changed: bool,
 }
 
@@ -122,6 +123,7 @@ impl Agent {
             groups: BTreeMap::new(),
             seen: Seen::default(),
             trouble: None,
+            counted: Counted::default(),
             changed: false,
         };
         agent.look()?;
@@ -174,6 +176,7 @@ impl Agent {
                 next_look = now + LOOK;
                 self.changed |= self.generations.expire(now);
                 self.look()?;
+                self.tell_counted();
             }
             if std::mem::take(&mut self.changed) {
                 self.look()?; // New sockets may have brought new addresses.
@@ -383,6 +386,26 @@ impl Agent {
         Ok(())
     }
 
+    /// Tells all data planes what the programs have counted, if it is more than they know.
+    fn tell_counted(&mut self) {
+        match self.machine.counted() {
+            Ok(counted) if counted != self.counted => {
+                self.counted = counted;
+                self.say_to_all(&FromAgent::Counted(self.counted.clone()));
+            }
+            Ok(_) => {}
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    fn say_to_all(&mut self, message: &FromAgent) {
+        for caller in self.links.keys().copied().collect::<Vec<_>>() {
+            if self.generations.generation(caller).is_some() {
+                self.say(caller, message);
+            }
+        }
+    }
+
     /// Tells all data planes how it stands, and those that are outdated to drain.
     fn tell(&mut self) {
         let steering = Steering {
@@ -392,11 +415,8 @@ impl Agent {
             cards: self.machine.cards(),
             trouble: self.trouble.clone(),
         };
-        for caller in self.links.keys().copied().collect::<Vec<_>>() {
-            if self.generations.generation(caller).is_some() {
-                self.say(caller, &FromAgent::Steered(steering.clone()));
-            }
-        }
+        self.say_to_all(&FromAgent::Steered(steering));
+        self.say_to_all(&FromAgent::Counted(self.counted.clone()));
         let Some(newer) = self.generations.newest().map(Generation::get) else { return };
         for caller in self.generations.outdated() {
             if let Some(link) = self.links.get_mut(&caller)

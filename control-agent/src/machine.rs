@@ -16,15 +16,16 @@ use aya::programs::sk_reuseport::SkReuseportAttachType;
 use aya::programs::xdp::{XdpLink, XdpMode as Flag};
 use aya::programs::{ProgramError, ProgramInfo, SkReuseport, Xdp};
 use aya_obj::programs::XdpAttachType;
-use berth_protocol::link::{CardState, Group, XdpMode};
+use berth_protocol::link::{CardState, Counted, Group, XdpMode};
 use berth_steer::cid::Generation;
 use berth_steer::counters::{SocketCounters, XdpCounters};
+use berth_steer::decide::Reason;
 use berth_steer::table::Table;
 use rustix::net::{AddressFamily, SocketType};
 
 use crate::pins::{self, Pins};
 use crate::plan::{self, Age, BadDesired, Desired, Link, Observed, Step};
-use crate::programs::{self, Card, Failure as ProgramFailure, Programs};
+use crate::programs::{self, Card, Failure as ProgramFailure, Programs, TableMap};
 
 /// What `statfs` says of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -198,10 +199,7 @@ impl Machine {
 
     /// The table in the kernel.
     pub fn table(&self) -> Result<Option<Box<Table>>, Failure> {
-        match &self.shared {
-            Some(shared) => Ok(shared.table()?),
-            None => Ok(None),
-        }
+        Ok(TableMap::read(&self.pins.table())?)
     }
 
     /// The kernel's numbers of the programs and links that are pinned, by the names of their pins.
@@ -236,6 +234,21 @@ impl Machine {
         }
     }
 
+    /// The same by the names of the counters.
+    pub fn counted(&self) -> Result<Counted, Failure> {
+        let (cards, sockets) = self.counters()?;
+        let named = |reasons: &[u64], outcomes: &[(&str, u64)]| {
+            let reasons = Reason::ALL.iter().zip(reasons).map(|(reason, count)| (reason.word(), *count));
+            reasons.chain(outcomes.iter().copied()).map(|(name, count)| (name.to_owned(), count)).collect()
+        };
+        let XdpCounters { reasons, kept, moved, not_moved, elsewhere } = cards;
+        let outcomes = [("kept", kept), ("moved", moved), ("not_moved", not_moved), ("elsewhere", elsewhere)];
+        let cards = named(&reasons, &outcomes);
+        let SocketCounters { reasons, chosen, empty, left } = sockets;
+        let sockets = named(&reasons, &[("chosen", chosen), ("empty", empty), ("left", left)]);
+        Ok(Counted { cards, sockets })
+    }
+
     /// Makes the kernel as desired. On an error it is somewhere between, and steers right all the same.
     pub fn reach(&mut self, desired: &Desired) -> Result<Vec<Step>, Failure> {
         let observed = self.observe(desired)?;
@@ -253,8 +266,8 @@ impl Machine {
             Step::MakeFolder => self.make_folder(),
             Step::PinProgram(mode) => self.pin_program(*mode),
             Step::WriteTable(_) => {
-                let table = plan::table(desired)?;
-                Ok(self.shared()?.set_table(&table)?)
+                let written = self.shared()?.set_table(&*plan::table(desired)?)?;
+                pin_in_place(&self.pins.table(), |at| written.pin(at))
             }
             Step::UpdateLink(link) => self.update_link(link),
             Step::Attach { interface, index, ways } => self.attach(interface, *index, ways),
@@ -448,6 +461,7 @@ impl Machine {
             remove(&self.pins.program(mode))?;
         }
         self.shared = None;
+        remove(&self.pins.table())?;
         for map in programs::SHARED {
             remove(&self.pins.maps().join(map))?;
         }

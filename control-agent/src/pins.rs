@@ -3,6 +3,7 @@
 //! ```text
 //!   /sys/fs/bpf/berth/            agent.pins
 //!     v1/                         the layout of the table: what another one brings has a folder of its own
+//!       table                     the table in use
 //!       maps/TABLES, ...          the maps that all programs share
 //!       programs/native, generic  the programs for cards
 //!       links/native-2-eth0       what is attached: by whom it is run, the card's number and name
@@ -39,6 +40,11 @@ impl Pins {
     /// Where the shared maps are.
     pub fn maps(&self) -> PathBuf {
         self.folder.join("maps")
+    }
+
+    /// The table in use.
+    pub fn table(&self) -> PathBuf {
+        self.folder.join("table")
     }
 
     /// Where links are.

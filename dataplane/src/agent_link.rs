@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use berth_link::{Channel, Failure};
 use berth_protocol::link::{
-    CardState, DESCRIPTORS_MAX, Explanation, FromAgent, FromDataplane, Group, Hello, Keys, Question, Running,
-    Steering, VERSIONS,
+    CardState, Counted, DESCRIPTORS_MAX, Explanation, FromAgent, FromDataplane, Group, Hello, Keys, Question,
+    Running, Steering, VERSIONS,
 };
 use berth_steer::cid::Generation;
 use serde::Serialize;
@@ -125,6 +125,8 @@ pub struct SteeringStatus {
     pub cards: Vec<CardState>,
     /// What the agent could not do.
     pub trouble: Option<String>,
+    /// What the programs have counted, as the agent last said.
+    pub counted: Counted,
 }
 
 /// Who chooses among the sockets of an address.
@@ -187,6 +189,7 @@ impl AgentLink {
             table: None,
             cards: Vec::new(),
             trouble: None,
+            counted: Counted::default(),
         };
         let view = SteeringView { status: Arc::new(ArcSwap::from_pointee(status)), questions: sender };
         let mut link = Self {
@@ -315,6 +318,7 @@ impl AgentLink {
                 self.miss(format!("the agent refuses: {why}"));
             }
             FromAgent::Steered(steering) => self.note_steering(&steering),
+            FromAgent::Counted(counted) => self.note(|status| status.counted = counted),
             FromAgent::Retire { newer } => return Some(Order::Retire { newer }),
             FromAgent::Explained { ticket, answer } => {
                 if let Some(asker) = self.asked.remove(&ticket) {

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use berth_protocol::link::Counted;
 use berth_runtime::stats::{CoreStats, StatKind};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
@@ -83,6 +84,7 @@ pub fn render(node: &NodeView, facade: &Facade) -> String {
     }
     latencies(&node.cores, &mut out);
     mailboxes(node, &mut out);
+    steering(node, &mut out);
     whole_node(node, &mut out);
     facade.render(&mut out);
     out
@@ -157,6 +159,33 @@ fn mailboxes(node: &NodeView, out: &mut String) {
     }
 }
 
+/// What the programs in the kernel have counted: name, help, and where it is.
+type KernelNumbers = fn(&Counted) -> &BTreeMap<String, u64>;
+const STEERING: [(&str, &str, KernelNumbers); 2] = [
+    (
+        "steering_cards",
+        "Packets that the XDP program saw, by the reason of its verdict and by what became of them, as the control agent \
+         last said; not by generation.",
+        |counted| &counted.cards,
+    ),
+    (
+        "steering_sockets",
+        "Datagrams and new connections for which the reuseport programs chose a socket, in the same way.",
+        |counted| &counted.sockets,
+    ),
+];
+
+fn steering(node: &NodeView, out: &mut String) {
+    let status = node.steering.status();
+    for (name, help, numbers) in STEERING {
+        let full = format!("berth_{name}_total");
+        let _ = writeln!(out, "# HELP {full} {help}\n# TYPE {full} counter");
+        for (what, value) in numbers(&status.counted) {
+            let _ = writeln!(out, "{full}{{what=\"{}\"}} {value}", escape(what));
+        }
+    }
+}
+
 /// Numbers of the node as a whole: name, help, value.
 type NodeNumber = fn(&NodeView) -> u64;
 const NODE: [(&str, &str, NodeNumber); 6] = [
@@ -217,6 +246,9 @@ pub fn reference() -> String {
     row("berth_request_seconds", "histogram", "core", LATENCY_HELP);
     for (name, help, _) in MAILBOX {
         row(&format!("berth_{name}_total"), "counter", "from, to, class", help);
+    }
+    for (name, help, _) in STEERING {
+        row(&format!("berth_{name}_total"), "counter", "what", help);
     }
     for (name, help, _) in NODE {
         row(&format!("berth_{name}"), "gauge", "", help);

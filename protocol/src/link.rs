@@ -7,6 +7,7 @@
 //!     Keys, Sockets (with the descriptors) ───────────▶   each socket into the slot of its core
 //!     Serving ────────────────────────────────────────▶   new flows go there from now on
 //!     ◀───────────────────────────────────────── Steered   by what packets are steered now
+//!     ◀───────────────────────────────────────── Counted   what the programs have counted, once a second
 //!     ◀────────────────────────────────────────── Retire   a newer generation serves: drain
 //!     Draining ───────────────────────────────────────▶
 //!     Explain ────────────────────────────────────────▶
@@ -18,6 +19,7 @@
 //! version that the two do not share, which [`Hello`] finds out before anything else is said. Whoever loses the other
 //! goes on as it is: the agent's maps stay in the kernel, and the data plane serves and calls again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -107,6 +109,8 @@ pub enum FromAgent {
     },
     /// How packets come to their cores now. Told whenever it changes.
     Steered(Steering),
+    /// What the programs in the kernel have counted.
+    Counted(Counted),
     /// Drain: a newer generation serves.
     Retire {
         /// Which.
@@ -217,6 +221,15 @@ pub struct Steering {
     pub cards: Vec<CardState>,
     /// What went wrong at the last change, if something did: the state before it still holds.
     pub trouble: Option<String>,
+}
+
+/// What the programs in the kernel have counted since they were loaded, by the names of their counters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// The program of the network cards: packets by reason, and by what became of them.
+    pub cards: BTreeMap<String, u64>,
+    /// The programs of the sockets: datagrams and new connections, in the same way.
+    pub sockets: BTreeMap<String, u64>,
 }
 
 /// What became of a network card.

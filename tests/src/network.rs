@@ -65,6 +65,25 @@ impl Network {
         &self.node.name
     }
 
+    /// Has threads of their own do the work of the node's card, on this CPU; how many there are. A card without NAPI, as a
+    /// cable without a program is, has none.
+    pub fn thread_napi(&self, cpu: usize) -> usize {
+        let file = format!("/sys/class/net/{NODE_CARD}/threaded");
+        // This command sees the namespace's own /sys.
+        let _ = ip(&["netns", "exec", &self.node.name, "sh", "-c", &format!("echo 1 > {file}")]);
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let is_ours = |process: &std::fs::DirEntry| {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            name.starts_with(&format!("napi/{NODE_CARD}-"))
+        };
+        let pinned = processes.filter(is_ours).filter(|process| {
+            let mut taskset = Command::new("taskset");
+            taskset.args(["--cpu-list", "--pid", &cpu.to_string()]).arg(process.file_name());
+            taskset.output().is_ok_and(|output| output.status.success())
+        });
+        pinned.count()
+    }
+
     /// Runs `f` on a thread in the node's namespace.
     pub fn at_node<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.node.enter(f)

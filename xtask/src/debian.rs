@@ -54,7 +54,7 @@ fn is_here(need: &Need) -> bool {
 }
 
 /// Whether we run as root, read from the owner of our own entry in /proc.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 

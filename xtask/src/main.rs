@@ -95,7 +95,26 @@ fn run(command: Command) -> Result<(), Failure> {
 fn perf(workspace: &Workspace, arguments: &[String]) -> Result<(), Failure> {
     let mut harness = workspace.cargo(["run", "--quiet", "--release", "--package", "berth-perf", "--"]);
     harness.args(arguments);
-    shell::run(harness)
+    shell::run(harness)?;
+    match arguments.first().map(String::as_str) {
+        Some("steer") if !arguments.iter().any(|argument| argument == "--help") => tosses(workspace),
+        _ => Ok(()),
+    }
+}
+
+/// The end-to-end part of steering's figures: a measurement with whole nodes, which the tests' harness starts.
+fn tosses(workspace: &Workspace) -> Result<(), Failure> {
+    if let Some(missing) = debian::provide(&python::PYTHON).first() {
+        return Err(Failure::new(format!("no {}: {}", missing.need.package, missing.reason)));
+    }
+    python::provide(workspace)?;
+    let packages = ["--package", "berth-cli", "--package", "berth-tests", "--bins"];
+    let mut build = workspace.cargo(["build", "--quiet", "--release"]);
+    build.args(packages);
+    shell::run(build)?;
+    let mut tosses = std::process::Command::new(workspace.target("release/tosses"));
+    tosses.env("BERTH_PYTHON", python::interpreter(workspace));
+    shell::run(tosses)
 }
 
 fn not_built(command: &str, part: &str) -> Failure {

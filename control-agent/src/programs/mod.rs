@@ -11,7 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::xdp::XdpMapError;
-use aya::maps::{Array, ArrayOfMaps, CpuMap, MapData, MapError, PerCpuArray, ReusePortSockArray};
+use aya::maps::{Array, ArrayOfMaps, CpuMap, Map, MapData, MapError, PerCpuArray, ReusePortSockArray};
+use aya::pin::PinError;
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramError, SkReuseport, TestRun, TestRunOptions, Xdp};
 use aya::util::{nr_cpus, online_cpus};
@@ -34,11 +35,12 @@ const CPU_QUEUE: u32 = 2048;
 pub enum Failure {
     /// The kernel or its rights stand against it.
     #[error(
-        "the steering programs cannot be loaded; CAP_BPF and CAP_NET_ADMIN are needed, and a kernel of 6.1 or newer"
+        "the steering programs cannot be loaded; CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed, and a kernel of 6.1 \
+         or newer"
     )]
     Load(#[from] EbpfError),
     /// The verifier refuses one, or it cannot be run.
-    #[error("the program {name} is refused by the kernel")]
+    #[error("the program {name} is refused by the kernel; CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed")]
     Program {
         /// Its name.
         name: &'static str,
@@ -135,6 +137,27 @@ pub struct Pins<'a> {
     pub sockets: Option<&'a Path>,
 }
 
+/// The map of one table.
+pub struct TableMap(Array<MapData, Words<TABLE_WORDS>>);
+
+impl TableMap {
+    /// Keeps it beyond the life of the process.
+    pub fn pin(self, path: &Path) -> Result<(), PinError> {
+        self.0.pin(path)
+    }
+
+    /// Reads the table that is pinned there, if one is.
+    pub fn read(path: &Path) -> Result<Option<Box<Table>>, Failure> {
+        let failed = |source| Failure::Map { name: TABLES, source };
+        if !path.exists() {
+            return Ok(None);
+        }
+        let map = Map::Array(MapData::from_pin(path).map_err(failed)?);
+        let table: Array<MapData, Words<TABLE_WORDS>> = Array::try_from(map).map_err(failed)?;
+        Ok(Some(plain::table_of(Box::new(table.get(&0, 0).map_err(failed)?))))
+    }
+}
+
 /// The program at the sockets' door.
 const DOOR: &str = "berth_socket";
 const SOCKETS: &str = "SOCKETS";
@@ -227,29 +250,18 @@ impl Programs {
         Ok(())
     }
 
-    /// The table in use, if there is one.
-    pub fn table(&self) -> Result<Option<Box<Table>>, Failure> {
-        let failed = |source| Failure::Map { name: TABLES, source };
-        let map = self.object.map(TABLES).ok_or(Failure::Missing(TABLES))?;
-        let tables: ArrayOfMaps<_, Array<MapData, Words<TABLE_WORDS>>> =
-            ArrayOfMaps::try_from(map).map_err(failed)?;
-        let table = match tables.get(&0, 0) {
-            Ok(table) => table,
-            Err(MapError::KeyNotFound) => return Ok(None),
-            Err(source) => return Err(failed(source)),
-        };
-        Ok(Some(plain::table_of(Box::new(table.get(&0, 0).map_err(failed)?))))
-    }
-
-    /// Puts a table in place of the one that was there: packets are decided by either, never by halves of both.
-    pub fn set_table(&mut self, table: &Table) -> Result<(), Failure> {
+    /// Puts a table in place of the one that was there: packets are decided by either, never by halves of both. What is
+    /// returned may be pinned, to be read again: asking the kernel for the map in use takes rights that nothing else here
+    /// needs.
+    pub fn set_table(&mut self, table: &Table) -> Result<TableMap, Failure> {
         let failed = |source| Failure::Map { name: TABLES, source };
         let map = self.object.map_mut(TABLES).ok_or(Failure::Missing(TABLES))?;
         let mut tables: ArrayOfMaps<_, Array<MapData, Words<TABLE_WORDS>>> =
             ArrayOfMaps::try_from(map).map_err(failed)?;
         let mut fresh = Array::create(1, 0).map_err(failed)?;
         fresh.set(0, plain::words_of(table), 0).map_err(failed)?;
-        tables.set(0, &fresh, 0).map_err(failed)
+        tables.set(0, &fresh, 0).map_err(failed)?;
+        Ok(TableMap(fresh))
     }
 
     /// Has a network card run the steering program, until this value is gone.

@@ -2,10 +2,11 @@
 //!
 //! Builds `berth` in release mode, starts `berth dev` on an empty state folder, and shows how to
 //! talk to it until Ctrl-C. With `--smoke` it makes the same requests itself, checks the answers,
-//! stops the node and exits 0 or 1.
+//! stops the node and exits 0 or 1. As root it also shows packets being steered, in network namespaces.
 
 mod node;
 mod smoke;
+mod steering;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::demo::node::Node;
 use crate::demo::smoke::Http3;
+use crate::demo::steering::Shown;
 use crate::shell::{self, Failure};
 use crate::workspace::Workspace;
 
@@ -29,10 +31,7 @@ pub(crate) struct Arguments {
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a demo of the whole product would also show, and why this one does not.
-const LEFT_OUT: &[&str] = &[
-    "XDP and reuseport steering in network namespaces: not built yet",
-    "workers and objects: the WebAssembly host is not built yet",
-];
+const LEFT_OUT: &[&str] = &["workers and objects: the WebAssembly host is not built yet"];
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Failure> {
     // Caught from the start, so that the node never outlives us, not even while it comes up.
@@ -45,13 +44,15 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Fa
     if arguments.smoke {
         let asked = if http3.is_ok() { Http3::Asked } else { Http3::LeftOut };
         smoke::run(workspace, &mut node, asked)?;
-        left_out();
+        let steered = steering::show(workspace)?;
+        left_out(&steered);
         if let Err(missing) = http3 {
             println!("  requests over HTTP/3: {missing}");
         }
         return Ok(());
     }
-    introduce(&node);
+    let steered = steering::show(workspace)?;
+    introduce(&node, &steered);
     wait_for_the_end(&mut node, &stop)
 }
 
@@ -66,7 +67,7 @@ fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-fn introduce(node: &Node) {
+fn introduce(node: &Node, steered: &Shown) {
     let (plain, tls, admin) = (&node.plain, &node.tls, &node.admin);
     println!(
         "\nBerth runs. Try, in another terminal:\n\
@@ -79,12 +80,15 @@ fn introduce(node: &Node) {
          \n  what it counts       curl http://{admin}/metrics\n\
          \nThe certificate is self-made, hence --insecure.\n"
     );
-    left_out();
+    left_out(steered);
     println!("Ctrl-C stops it.");
 }
 
-fn left_out() {
+fn left_out(steered: &Shown) {
     println!("Left out of this demo:");
+    if let Shown::No(why) = steered {
+        println!("  XDP and reuseport steering in network namespaces: {why}");
+    }
     for what in LEFT_OUT {
         println!("  {what}");
     }
