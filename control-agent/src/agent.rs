@@ -10,13 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use berth_link::{Channel, Listener, Received};
-use berth_protocol::link::{Counted, FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS};
+use berth_protocol::link::{
+    Counted, Explanation, FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS,
+};
 use berth_steer::cid::Generation;
 use berth_steer::flow::HashKey;
 
@@ -28,6 +31,10 @@ use crate::plan::{Card, Desired, Step, plan};
 
 /// How often the agent looks at what nobody tells it: cards that come and go, addresses, data planes that stay away.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long accepting pauses when it fails, for want of descriptors say.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Groups that are steered: TCP and UDP of as many listeners as a configuration can have.
+const GROUPS_MAX: usize = 128;
 /// Links that may be open: sixteen generations, and some that are refused.
 const LINKS_MAX: usize = 32;
 
@@ -74,21 +81,34 @@ pub struct Agent {
     callers: u64,
     version: u64,
     hash_key: HashKey,
-    /// How ids are read; `None` until a data plane has said it.
-    configs: Option<Vec<IdConfig>>,
+    /// How each generation reads ids; empty until a data plane has said it.
+    configs: BTreeMap<Generation, Vec<IdConfig>>,
     /// Who has sockets where.
     groups: BTreeMap<Group, BTreeSet<Caller>>,
     /// What the last state was made of besides: a change of it makes a new one.
     seen: Seen,
     trouble: Option<String>,
+    /// What went wrong with sockets of those who are here.
+    seat_trouble: BTreeMap<Caller, String>,
+    /// Number and newest generation of the table that was written last.
+    written: (u64, Option<Generation>),
     counted: Counted,
     changed: bool,
 }
 
 struct Link {
     channel: Channel,
+    /// The other process.
+    pid: u32,
     /// Whether it was told to drain.
     retired: bool,
+}
+
+/// Whether the kernel is as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    All,
+    NotAll,
 }
 
 /// What the agent sees of the machine by itself.
@@ -119,10 +139,12 @@ impl Agent {
             links: BTreeMap::new(),
             callers: 0,
             hash_key,
-            configs: None,
+            configs: BTreeMap::new(),
             groups: BTreeMap::new(),
             seen: Seen::default(),
             trouble: None,
+            seat_trouble: BTreeMap::new(),
+            written: (0, None),
             counted: Counted::default(),
             changed: false,
         };
@@ -174,15 +196,16 @@ impl Agent {
             let now = Instant::now();
             if now >= next_look {
                 next_look = now + LOOK;
-                self.changed |= self.generations.expire(now);
-                self.look()?;
+                // What failed is tried again.
+                self.changed |= self.generations.expire(now) || self.trouble.is_some();
+                self.look_or_complain();
                 self.tell_counted();
             }
-            if std::mem::take(&mut self.changed) {
-                self.look()?; // New sockets may have brought new addresses.
+            if self.changed {
+                self.look_or_complain(); // New sockets may have brought new addresses.
                 self.changed = false;
-                self.reach();
-                self.tell();
+                let reached = self.reach();
+                self.tell(reached);
             }
         }
         tracing::info!("agent.ended; what is in the kernel stays");
@@ -198,14 +221,28 @@ impl Agent {
         loop {
             match listener.accept() {
                 Ok(Some(channel)) if self.links.len() < LINKS_MAX => {
+                    let Some(pid) = self.pid_of_one_who_may_call(&channel) else { continue };
                     self.callers += 1;
-                    self.links.insert(Caller(self.callers), Link { channel, retired: false });
+                    self.links.insert(Caller(self.callers), Link { channel, pid, retired: false });
                 }
                 Ok(Some(_)) => tracing::warn!(links = LINKS_MAX, "link.refused: too many are open"),
                 Ok(None) => return,
-                Err(error) => return tracing::warn!(%error, "link.accept failed"),
+                Err(error) => {
+                    tracing::warn!(%error, "link.accept failed");
+                    return std::thread::sleep(PAUSE);
+                }
             }
         }
+    }
+
+    /// The mode of the socket lets nobody else call; this says so once more.
+    fn pid_of_one_who_may_call(&self, channel: &Channel) -> Option<u32> {
+        let (user, pid) = channel.peer().ok()?;
+        if user == 0 || Some(user) == self.settings.user {
+            return Some(pid);
+        }
+        tracing::warn!(user, pid, "link.refused: it is not the data plane's user");
+        None
     }
 
     /// Takes what a data plane has said.
@@ -232,23 +269,15 @@ impl Agent {
                 tracing::warn!("link.garbled: a hello comes first, and once");
                 self.hang_up(caller);
             }
-            (FromDataplane::Keys(keys), Some(_)) => {
-                self.changed |= self.configs.as_ref().is_some_and(|configs| *configs != keys.configs);
-                self.configs = Some(keys.configs);
+            (FromDataplane::Keys(keys), Some(generation)) => {
+                let before = self.configs.insert(generation, keys.configs.clone());
+                self.changed |= before.is_some_and(|before| before != keys.configs);
             }
             (FromDataplane::Sockets { group, first_core }, Some(generation)) => {
-                let seated = self.machine.seat(group, generation, first_core, &descriptors);
-                match seated {
-                    Ok(()) => {
-                        self.groups.entry(group).or_default().insert(caller);
-                    }
-                    Err(error) => self.complain(&error),
-                }
+                self.seat(caller, generation, (group, first_core), &descriptors);
             }
-            (FromDataplane::Serving, Some(generation)) => {
-                tracing::info!(generation = generation.get(), "generation.serving");
-                self.generations.serve(caller);
-                self.changed = true;
+            (FromDataplane::Serving { since_ms }, Some(generation)) => {
+                self.serve(caller, generation, since_ms);
             }
             (FromDataplane::Draining, Some(generation)) => {
                 tracing::info!(generation = generation.get(), "generation.draining");
@@ -256,12 +285,58 @@ impl Agent {
                 self.changed = true;
             }
             (FromDataplane::Explain { ticket, question }, Some(_)) => {
-                if let Ok(Some(table)) = self.machine.table() {
-                    let answer = explain(&table, &question);
-                    self.say(caller, &FromAgent::Explained { ticket, answer });
-                }
+                let answer = match self.machine.table() {
+                    Ok(Some(table)) => explain(&table, &question),
+                    Ok(None) => no_table("there is no table yet".to_owned()),
+                    Err(error) => no_table(chain(&error)),
+                };
+                self.say(caller, &FromAgent::Explained { ticket, answer });
             }
         }
+    }
+
+    fn seat(
+        &mut self,
+        caller: Caller,
+        generation: Generation,
+        (group, first_core): (Group, u8),
+        sockets: &[OwnedFd],
+    ) {
+        let is_known = self.groups.contains_key(&group);
+        let seated = if sockets.is_empty() {
+            Err("it sends none".to_owned())
+        } else if !is_known && self.groups.len() >= GROUPS_MAX {
+            Err(format!("there are {GROUPS_MAX} groups already"))
+        } else {
+            self.machine.seat(group, generation, first_core, sockets).map_err(|error| chain(&error))
+        };
+        match seated {
+            Ok(()) => {
+                self.groups.entry(group).or_default().insert(caller);
+            }
+            Err(why) => {
+                let generation = generation.get();
+                tracing::error!(%group, generation, why, "sockets.refused");
+                self.seat_trouble
+                    .insert(caller, format!("the sockets at {group} of generation {generation}: {why}"));
+            }
+        }
+    }
+
+    fn serve(&mut self, caller: Caller, generation: Generation, since_ms: u64) {
+        let number = generation.get();
+        if self.seat_trouble.contains_key(&caller)
+            && self.generations.newest().is_some_and(|newest| newest != generation)
+        {
+            // New flows would find its slots empty, while another one can take them.
+            return tracing::error!(
+                generation = number,
+                "generation.held back: its sockets are not all in their slots"
+            );
+        }
+        tracing::info!(generation = number, "generation.serving");
+        self.generations.serve(caller, since_ms);
+        self.changed = true;
     }
 
     fn meet(&mut self, caller: Caller, hello: &Hello) {
@@ -273,7 +348,10 @@ impl Agent {
             );
             return self.refuse(caller, why);
         };
-        match self.generations.admit(caller, hello) {
+        // As this side of the link numbers it.
+        let pid = self.links.get(&caller).map_or(hello.pid, |link| link.pid);
+        let hello = &Hello { pid, ..hello.clone() };
+        match self.generations.admit(caller, hello, lives) {
             Ok(generation) => {
                 let generation = generation.get();
                 tracing::info!(generation, pid = hello.pid, build = hello.build, "generation.granted");
@@ -299,9 +377,10 @@ impl Agent {
 
     fn hang_up(&mut self, caller: Caller) {
         self.links.remove(&caller);
+        self.seat_trouble.remove(&caller);
         if let Some(generation) = self.generations.generation(caller) {
-            tracing::info!(generation = generation.get(), "generation.ended");
-            self.generations.gone(caller);
+            tracing::info!(generation = generation.get(), "generation.link_closed");
+            self.generations.gone(caller, Instant::now());
             self.changed = true;
         }
         self.groups.retain(|_, callers| {
@@ -316,6 +395,14 @@ impl Agent {
             tracing::error!(error = text, "steering.change failed; what is in the kernel stays");
         }
         self.trouble = Some(text);
+    }
+
+    fn look_or_complain(&mut self) {
+        match self.look() {
+            Ok(()) => {}
+            Err(Failure::Machine(error)) => self.complain(&error),
+            Err(error) => self.complain(&MachineFailure::Other(chain(&error))),
+        }
     }
 
     /// Looks at what nobody tells.
@@ -353,11 +440,16 @@ impl Agent {
     }
 
     /// Makes one new state of all that is known, and the kernel as it says.
-    fn reach(&mut self) {
-        if let Err(error) = self.try_reach() {
-            self.complain(&error);
-        } else {
-            self.trouble = None;
+    fn reach(&mut self) -> Reached {
+        match self.try_reach() {
+            Ok(()) => {
+                self.trouble = None;
+                Reached::All
+            }
+            Err(error) => {
+                self.complain(&error);
+                Reached::NotAll
+            }
         }
     }
 
@@ -367,8 +459,9 @@ impl Agent {
             other => MachineFailure::Other(other.to_string()),
         })?;
         // Until a data plane that was there before the agent has called, its table stays: the agent does not know the keys.
-        let knows = self.configs.is_some() || !self.generations.waits();
-        if knows {
+        self.configs
+            .retain(|generation, _| self.generations.cpus().iter().any(|(alive, _)| alive == generation));
+        if !self.configs.is_empty() || !self.generations.waits() {
             self.version += 1;
         }
         let desired = Desired {
@@ -378,12 +471,26 @@ impl Agent {
             addresses: self.seen.addresses.clone(),
             generations: self.generations.cpus(),
             newest: self.generations.newest(),
-            configs: self.configs.clone().unwrap_or_default(),
+            configs: self.merged_configs(),
             cards: self.settings.cards.clone(),
             groups,
         };
         self.machine.reach(&desired)?;
+        self.written = (desired.version, desired.newest);
         Ok(())
+    }
+
+    /// How ids are read: as the newest generation does, and as others do where it says nothing.
+    fn merged_configs(&self) -> Vec<IdConfig> {
+        let newest = self.generations.newest();
+        let first = newest.and_then(|newest| self.configs.get(&newest));
+        let mut merged: Vec<IdConfig> = Vec::new();
+        for config in first.into_iter().chain(self.configs.values()).flatten() {
+            if merged.iter().all(|known| known.codepoint != config.codepoint) {
+                merged.push(config.clone());
+            }
+        }
+        merged
     }
 
     /// Tells all data planes what the programs have counted, if it is more than they know.
@@ -406,18 +513,21 @@ impl Agent {
         }
     }
 
-    /// Tells all data planes how it stands, and those that are outdated to drain.
-    fn tell(&mut self) {
+    /// Tells all data planes how it stands, and those that are outdated to drain, once the table says so too.
+    fn tell(&mut self, reached: Reached) {
+        let (version, newest) = self.written;
+        let troubles: Vec<&str> =
+            self.trouble.iter().chain(self.seat_trouble.values()).map(String::as_str).collect();
         let steering = Steering {
-            version: self.version,
-            generation: self.generations.newest().map(Generation::get),
+            version,
+            generation: newest.map(Generation::get),
             groups: self.groups.keys().copied().collect(),
             cards: self.machine.cards(),
-            trouble: self.trouble.clone(),
+            trouble: (!troubles.is_empty()).then(|| troubles.join("; ")),
         };
         self.say_to_all(&FromAgent::Steered(steering));
         self.say_to_all(&FromAgent::Counted(self.counted.clone()));
-        let Some(newer) = self.generations.newest().map(Generation::get) else { return };
+        let (Some(newer), Reached::All) = (newest.map(Generation::get), reached) else { return };
         for caller in self.generations.outdated() {
             if let Some(link) = self.links.get_mut(&caller)
                 && !std::mem::replace(&mut link.retired, true)
@@ -426,6 +536,18 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether a process runs: one that has ended and was not waited for yet does not.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state stands behind the name, which is in brackets and may hold some of its own.
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+fn no_table(because: String) -> Explanation {
+    Explanation { table: 0, place: None, rule: "no_table".to_owned(), because }
 }
 
 fn fresh_key() -> Result<HashKey, Failure> {

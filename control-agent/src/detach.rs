@@ -5,6 +5,7 @@
 //! sockets as it always does, and the program is taken off them. Then the kernel spreads flows by its own hash.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::programs::SkReuseport;
@@ -27,6 +28,7 @@ pub fn run(settings: &Settings) -> Result<Vec<String>, Failure> {
     if let Some(table) = machine.table()? {
         let mut generations = Generations::recover(&table, Instant::now());
         let listener = open_socket(settings)?;
+        let _socket = RemovedOnDrop(&settings.socket);
         let until = Instant::now() + PATIENCE;
         let mut callers = BTreeMap::new();
         while generations.waits() && Instant::now() < until {
@@ -60,12 +62,21 @@ pub fn run(settings: &Settings) -> Result<Vec<String>, Failure> {
     Ok(said)
 }
 
+/// The file of a socket that nobody will listen at.
+struct RemovedOnDrop<'a>(&'a Path);
+
+impl Drop for RemovedOnDrop<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
 fn hear(callers: &mut BTreeMap<Caller, Channel>, generations: &mut Generations, said: &mut Vec<String>) {
     for (caller, channel) in callers {
         while let Ok(Some(received)) = channel.receive::<FromDataplane>() {
             match received.message {
                 FromDataplane::Hello(hello) => {
-                    if let Ok(generation) = generations.admit(*caller, &hello) {
+                    if let Ok(generation) = generations.admit(*caller, &hello, |_| true) {
                         let build = env!("CARGO_PKG_VERSION").to_owned();
                         let generation = generation.get();
                         let word = FromAgent::Granted { version: VERSIONS.newest, build, generation };
@@ -78,8 +89,8 @@ fn hear(callers: &mut BTreeMap<Caller, Channel>, generations: &mut Generations, 
                         said.push(format!("took the program off the sockets at {group}"));
                     }
                 }
-                FromDataplane::Serving => {
-                    generations.serve(*caller);
+                FromDataplane::Serving { since_ms } => {
+                    generations.serve(*caller, since_ms);
                 }
                 FromDataplane::Draining => generations.drain(*caller),
                 FromDataplane::Keys(_) | FromDataplane::Explain { .. } => {}

@@ -1,11 +1,12 @@
 //! Which data planes run, and which of them takes new flows. Pure: who calls and when are arguments.
 //!
-//! A data plane that starts is granted a generation that nobody has. When it serves, new flows go to it, and those that
-//! served before are told to drain. One that is gone leaves its number free, so that after a crash the next one is the
-//! same generation and can tell the clients of the dead one that their connections are over.
+//! A data plane that starts is granted a generation that nobody has. The one that began to serve last takes new flows, and
+//! the others are told to drain. One that has ended leaves its number free, so that after a crash the next one is the same
+//! generation and can tell the clients of the dead one that their connections are over.
 //!
-//! An agent that starts anew learns from the kernel's table who ran ([`Generations::recover`]), and keeps it so until
-//! they have called, or [`GRACE`] is over.
+//! An agent that starts anew learns from the kernel's table who ran ([`Generations::recover`]), and keeps it so until they
+//! have called, or [`GRACE`] is over. In the same way it keeps one whose link broke before it drained: it may live, and
+//! then it calls again ([`REDIAL`]).
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,12 @@ use berth_steer::table::{CORES_MAX, Table};
 
 /// How long a data plane that was there before the agent has to call again. It tries every second.
 pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How long one whose link broke has to call again.
+pub const REDIAL: Duration = Duration::from_secs(3);
+
+/// CPUs that can be steered to: as many as the map of them has room for.
+const CPUS_MAX: u16 = 1024;
 
 /// A data plane's link, as the agent numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +42,9 @@ pub enum Refusal {
     /// It cannot be steered to.
     #[error("{0} cores: a node has 1 to {CORES_MAX}")]
     Cores(usize),
+    /// It runs where no packet can be sent.
+    #[error("CPU {0}: packets can be sent to those below {CPUS_MAX}")]
+    Cpu(u16),
     /// It says that it is a generation that cannot be.
     #[error("there is no generation {0}")]
     NoSuchGeneration(u8),
@@ -54,8 +64,6 @@ pub enum Refusal {
 #[derive(Debug, Default)]
 pub struct Generations {
     members: [Option<Member>; Generation::COUNT],
-    /// How often somebody began to serve.
-    served: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +72,8 @@ struct Member {
     phase: Phase,
     server: u16,
     cpus: Vec<u16>,
+    /// Its process, if it has called this agent.
+    pid: Option<u32>,
     /// Whether the agent knows all of its sockets: one that is met again says them again, and then how it stands.
     introduced: bool,
 }
@@ -73,8 +83,8 @@ struct Member {
 enum Tie {
     /// It has called.
     Linked(Caller),
-    /// It stood in the table when the agent started.
-    Recovered {
+    /// It stood in the table when the agent started, or its link broke.
+    Awaited {
         /// Until when it may call.
         until: Instant,
     },
@@ -83,7 +93,7 @@ enum Tie {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
-    /// The one with the highest number takes new flows.
+    /// Since when, in milliseconds; the latest one takes new flows.
     Serving(u64),
     Draining,
 }
@@ -91,7 +101,7 @@ enum Phase {
 impl Generations {
     /// What the table in the kernel says of data planes that an earlier agent knew.
     pub fn recover(table: &Table, now: Instant) -> Self {
-        let mut generations = Self { members: Default::default(), served: 1 };
+        let mut generations = Self::default();
         for generation in all() {
             let cpus: Vec<u16> = (0..=u8::MAX).map_while(|core| table.cpu(generation, core)).collect();
             if cpus.is_empty() {
@@ -100,20 +110,39 @@ impl Generations {
             // With nobody to take them, the table names a generation that nobody has.
             let takes_flows = generation == table.generation();
             generations.members[index(generation)] = Some(Member {
-                tie: Tie::Recovered { until: now + GRACE },
-                phase: if takes_flows { Phase::Serving(1) } else { Phase::Draining },
+                tie: Tie::Awaited { until: now + GRACE },
+                // Until it says since when it serves, nobody else is newer.
+                phase: if takes_flows { Phase::Serving(u64::MAX) } else { Phase::Draining },
                 server: table.server,
                 cpus,
+                pid: None,
                 introduced: false,
             });
         }
         generations
     }
 
-    /// May this one run, and as what?
-    pub fn admit(&mut self, caller: Caller, hello: &Hello) -> Result<Generation, Refusal> {
+    /// May this one run, and as what? `lives` says whether a process does.
+    pub fn admit(
+        &mut self,
+        caller: Caller,
+        hello: &Hello,
+        lives: impl Fn(u32) -> bool,
+    ) -> Result<Generation, Refusal> {
         if hello.cpus.is_empty() || hello.cpus.len() > CORES_MAX {
             return Err(Refusal::Cores(hello.cpus.len()));
+        }
+        if let Some(cpu) = hello.cpus.iter().find(|cpu| **cpu >= CPUS_MAX) {
+            return Err(Refusal::Cpu(*cpu));
+        }
+        for place in &mut self.members {
+            let is_awaited = |member: &Member| matches!(member.tie, Tie::Awaited { .. });
+            if place
+                .as_ref()
+                .is_some_and(|member| is_awaited(member) && member.pid.is_some_and(|pid| !lives(pid)))
+            {
+                *place = None; // It will not call again.
+            }
         }
         let other = self.members().find(|(_, member)| member.server != hello.server);
         if let Some((generation, member)) = other {
@@ -131,41 +160,25 @@ impl Generations {
         let (server, cpus) = (hello.server, hello.cpus.clone());
         // The sockets of one that starts are nobody's loss until it serves.
         let introduced = hello.running.is_none();
-        self.members[index(generation)] = Some(Member { tie, phase, server, cpus, introduced });
+        let pid = Some(hello.pid);
+        self.members[index(generation)] = Some(Member { tie, phase, server, cpus, pid, introduced });
         Ok(generation)
     }
 
-    fn readmit(&mut self, running: Running) -> Result<(Generation, Phase), Refusal> {
+    fn readmit(&self, running: Running) -> Result<(Generation, Phase), Refusal> {
         let generation =
             Generation::new(running.generation).ok_or(Refusal::NoSuchGeneration(running.generation))?;
-        let known = match &self.members[index(generation)] {
-            Some(Member { tie: Tie::Linked(_), .. }) => return Err(Refusal::Taken(running.generation)),
-            Some(member) => Some(member.phase),
-            None => None,
-        };
-        let phase = match (running.serving, known) {
-            (false, _) => Phase::Draining,
-            (true, Some(known @ Phase::Serving(_))) => known,
-            (true, _) => self.next_serving(),
-        };
-        Ok((generation, phase))
-    }
-
-    fn next_serving(&mut self) -> Phase {
-        self.served += 1;
-        Phase::Serving(self.served)
-    }
-
-    /// It takes new flows from now on. Says who should drain, and which number to tell them.
-    pub fn serve(&mut self, caller: Caller) -> Option<(Generation, Vec<Caller>)> {
-        let (generation, member) = self.of(caller)?;
-        // One that says so again, to an agent that started anew, is no newer for that.
-        if !matches!(member.phase, Phase::Serving(_)) {
-            let phase = self.next_serving();
-            self.change(caller, |member| member.phase = phase);
+        if let Some(Member { tie: Tie::Linked(_), .. }) = &self.members[index(generation)] {
+            return Err(Refusal::Taken(running.generation));
         }
-        self.change(caller, |member| member.introduced = true);
-        Some((generation, self.outdated()))
+        Ok((generation, running.serving_since_ms.map_or(Phase::Draining, Phase::Serving)))
+    }
+
+    /// It takes new flows since then. Says which generation it is.
+    pub fn serve(&mut self, caller: Caller, since_ms: u64) -> Option<Generation> {
+        let (generation, _) = self.of(caller)?;
+        self.change(caller, |member| (member.phase, member.introduced) = (Phase::Serving(since_ms), true));
+        Some(generation)
     }
 
     /// Those that serve although a newer one does.
@@ -177,7 +190,7 @@ impl Generations {
         serving
             .filter_map(|(_, member)| match member.tie {
                 Tie::Linked(caller) => Some(caller),
-                Tie::Recovered { .. } => None,
+                Tie::Awaited { .. } => None,
             })
             .collect()
     }
@@ -194,16 +207,20 @@ impl Generations {
         }
     }
 
-    /// Its link is closed: it has ended.
-    pub fn gone(&mut self, caller: Caller) {
-        if let Some((generation, _)) = self.of(caller) {
+    /// Its link is closed. One that drained has ended; another one may call again.
+    pub fn gone(&mut self, caller: Caller, now: Instant) {
+        let Some((generation, member)) = self.of(caller) else { return };
+        if member.phase == Phase::Draining {
             self.members[index(generation)] = None;
+        } else {
+            let tie = Tie::Awaited { until: now + REDIAL };
+            self.change(caller, |member| (member.tie, member.introduced) = (tie, false));
         }
     }
 
     /// Forgets those that should have called by now; true if there were some.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let late = |member: &Member| matches!(member.tie, Tie::Recovered { until } if until <= now);
+        let late = |member: &Member| matches!(member.tie, Tie::Awaited { until } if until <= now);
         let mut expired = false;
         for place in &mut self.members {
             if place.as_ref().is_some_and(late) {
@@ -270,8 +287,12 @@ mod tests {
         Hello { versions: VERSIONS, build: String::new(), pid: 1, server: 7, cpus: vec![0, 1], running }
     }
 
-    fn running(generation: u8, serving: bool) -> Hello {
-        hello(Some(Running { generation, serving }))
+    fn running(generation: u8, serving_since_ms: Option<u64>) -> Hello {
+        hello(Some(Running { generation, serving_since_ms }))
+    }
+
+    fn alive(_: u32) -> bool {
+        true
     }
 
     fn number(generation: Option<Generation>) -> Option<u8> {
@@ -286,30 +307,30 @@ mod tests {
     fn a_new_one_takes_the_flows_when_it_serves_and_the_old_one_is_told() {
         let mut generations = Generations::default();
         let (old, new) = (Caller(1), Caller(2));
-        assert_eq!(generations.admit(old, &hello(None)).unwrap().get(), 0);
+        assert_eq!(generations.admit(old, &hello(None), alive).unwrap().get(), 0);
         assert_eq!(generations.newest(), None, "it does not serve yet");
-        assert_eq!(generations.serve(old), Some((Generation::FIRST, vec![])));
-        assert_eq!(generations.admit(new, &hello(None)).unwrap().get(), 1);
+        assert_eq!(generations.serve(old, 10), Some(Generation::FIRST));
+        assert_eq!(generations.admit(new, &hello(None), alive).unwrap().get(), 1);
         assert_eq!(number(generations.newest()), Some(0), "the new one does not serve yet");
-        let (generation, retired) = generations.serve(new).unwrap();
-        assert_eq!((generation.get(), retired), (1, vec![old]));
-        assert_eq!(number(generations.newest()), Some(1));
+        assert_eq!(number(generations.serve(new, 20)), Some(1));
+        assert_eq!((number(generations.newest()), generations.outdated()), (Some(1), vec![old]));
         generations.drain(old);
         assert_eq!(generations.outdated(), []);
         assert_eq!(numbers(&generations), [0, 1], "its connections stay until it has ended");
-        generations.gone(old);
+        generations.gone(old, Instant::now());
         assert_eq!(numbers(&generations), [1]);
-        assert_eq!(generations.admit(Caller(3), &hello(None)).unwrap().get(), 0, "the number is free again");
+        let next = generations.admit(Caller(3), &hello(None), alive).unwrap();
+        assert_eq!(next.get(), 0, "the number is free again");
     }
 
     #[test]
-    fn when_the_newest_ends_before_the_older_one_drains_that_one_takes_the_flows_again() {
+    fn when_the_newest_drains_before_the_older_one_that_one_takes_the_flows_again() {
         let mut generations = Generations::default();
-        for caller in [Caller(1), Caller(2)] {
-            generations.admit(caller, &hello(None)).unwrap();
-            generations.serve(caller);
+        for (caller, since_ms) in [(Caller(1), 10), (Caller(2), 20)] {
+            generations.admit(caller, &hello(None), alive).unwrap();
+            generations.serve(caller, since_ms);
         }
-        generations.gone(Caller(2));
+        generations.drain(Caller(2));
         assert_eq!(number(generations.newest()), Some(0));
         generations.drain(Caller(1));
         assert_eq!(generations.newest(), None);
@@ -317,15 +338,16 @@ mod tests {
 
     #[test]
     fn sixteen_run_and_the_next_is_refused_until_one_ends() {
-        let mut generations = Generations::default();
+        let (mut generations, now) = (Generations::default(), Instant::now());
         for caller in 0..16 {
-            assert_eq!(u64::from(generations.admit(Caller(caller), &hello(None)).unwrap().get()), caller);
-            generations.serve(Caller(caller));
+            let generation = generations.admit(Caller(caller), &hello(None), alive).unwrap();
+            assert_eq!(u64::from(generation.get()), caller);
+            generations.serve(Caller(caller), caller);
         }
         (0..16).for_each(|caller| generations.drain(Caller(caller)));
-        assert_eq!(generations.admit(Caller(16), &hello(None)), Err(Refusal::AllInUse));
-        generations.gone(Caller(5));
-        assert_eq!(generations.admit(Caller(17), &hello(None)).unwrap().get(), 5);
+        assert_eq!(generations.admit(Caller(16), &hello(None), alive), Err(Refusal::AllInUse));
+        generations.gone(Caller(5), now);
+        assert_eq!(generations.admit(Caller(17), &hello(None), alive).unwrap().get(), 5);
     }
 
     fn table(newest: u8, generations: &[u8]) -> Box<Table> {
@@ -345,49 +367,81 @@ mod tests {
         let now = Instant::now();
         let mut generations = Generations::recover(&table(4, &[3, 4]), now);
         assert_eq!((numbers(&generations), number(generations.newest())), (vec![3, 4], Some(4)));
-        assert_eq!(
-            generations.admit(Caller(1), &hello(None)).unwrap().get(),
-            0,
-            "a new one takes no number of theirs"
-        );
-        assert_eq!(generations.admit(Caller(2), &running(3, false)).unwrap().get(), 3);
-        assert_eq!(generations.admit(Caller(3), &running(4, true)).unwrap().get(), 4);
+        let fresh = generations.admit(Caller(1), &hello(None), alive).unwrap();
+        assert_eq!(fresh.get(), 0, "a new one takes no number of theirs");
+        assert_eq!(generations.admit(Caller(2), &running(3, None), alive).unwrap().get(), 3);
+        assert_eq!(generations.admit(Caller(3), &running(4, Some(40)), alive).unwrap().get(), 4);
         assert_eq!(number(generations.newest()), Some(4));
         assert_eq!(generations.outdated(), []);
         assert!(!generations.expire(now + GRACE));
         generations.drain(Caller(2));
         assert!(generations.waits(), "one has not said all yet");
-        generations.serve(Caller(3));
+        generations.serve(Caller(3), 40);
         assert!(!generations.waits());
-        assert_eq!(generations.admit(Caller(4), &running(4, true)), Err(Refusal::Taken(4)));
+        assert_eq!(generations.admit(Caller(4), &running(4, Some(40)), alive), Err(Refusal::Taken(4)));
+    }
+
+    #[test]
+    fn an_agent_that_starts_in_mid_change_retires_the_older_one_and_nobody_else() {
+        // It died between the write of the table and its word to the old one, which still serves.
+        for order in [[(3, 30), (4, 40)], [(4, 40), (3, 30)]] {
+            let mut generations = Generations::recover(&table(4, &[3, 4]), Instant::now());
+            for (generation, since_ms) in order {
+                let caller = Caller(generation.into());
+                generations.admit(caller, &running(generation, Some(since_ms)), alive).unwrap();
+                assert_eq!(number(generations.newest()), Some(4), "{order:?}");
+                generations.serve(caller, since_ms);
+                assert_eq!(number(generations.newest()), Some(4), "{order:?}");
+            }
+            assert_eq!(generations.outdated(), [Caller(3)]);
+        }
     }
 
     #[test]
     fn who_does_not_call_again_is_forgotten() {
         let now = Instant::now();
         let mut generations = Generations::recover(&table(4, &[3, 4]), now);
-        generations.admit(Caller(1), &running(4, true)).unwrap();
+        generations.admit(Caller(1), &running(4, Some(40)), alive).unwrap();
         assert!(!generations.expire(now + GRACE / 2) && generations.expire(now + GRACE));
         assert_eq!(numbers(&generations), [4]);
     }
 
     #[test]
+    fn one_whose_link_broke_keeps_its_number_while_it_lives() {
+        let (mut generations, now) = (Generations::default(), Instant::now());
+        generations.admit(Caller(1), &hello(None), alive).unwrap();
+        generations.serve(Caller(1), 10);
+        generations.gone(Caller(1), now);
+        assert!(generations.waits() && number(generations.newest()) == Some(0));
+        assert_eq!(generations.admit(Caller(2), &hello(None), alive).unwrap().get(), 1, "it may call again");
+        assert_eq!(generations.admit(Caller(3), &running(0, Some(10)), alive).unwrap().get(), 0, "and does");
+        generations.gone(Caller(3), now);
+        let after_a_crash = generations.admit(Caller(4), &hello(None), |_| false).unwrap();
+        assert_eq!(after_a_crash.get(), 0, "its process has ended: it cannot call again");
+        generations.gone(Caller(4), now);
+        assert!(!generations.expire(now) && generations.expire(now + REDIAL));
+    }
+
+    #[test]
     fn one_that_started_without_an_agent_is_taken_as_what_it_is() {
         let mut generations = Generations::default();
-        assert_eq!(generations.admit(Caller(1), &running(0, true)).unwrap().get(), 0);
+        assert_eq!(generations.admit(Caller(1), &running(0, Some(1)), alive).unwrap().get(), 0);
         assert_eq!(number(generations.newest()), Some(0));
-        assert_eq!(generations.admit(Caller(2), &running(16, true)), Err(Refusal::NoSuchGeneration(16)));
+        let refusal = generations.admit(Caller(2), &running(16, None), alive);
+        assert_eq!(refusal, Err(Refusal::NoSuchGeneration(16)));
     }
 
     #[test]
     fn what_cannot_be_steered_to_is_refused() {
         let mut generations = Generations::default();
         let cores = |count| Hello { cpus: vec![0; count], ..hello(None) };
-        assert_eq!(generations.admit(Caller(1), &cores(0)), Err(Refusal::Cores(0)));
-        assert_eq!(generations.admit(Caller(1), &cores(257)), Err(Refusal::Cores(257)));
-        assert!(generations.admit(Caller(1), &cores(256)).is_ok());
+        assert_eq!(generations.admit(Caller(1), &cores(0), alive), Err(Refusal::Cores(0)));
+        assert_eq!(generations.admit(Caller(1), &cores(257), alive), Err(Refusal::Cores(257)));
+        let far = Hello { cpus: vec![0, u16::MAX], ..hello(None) };
+        assert_eq!(generations.admit(Caller(1), &far, alive), Err(Refusal::Cpu(u16::MAX)));
+        assert!(generations.admit(Caller(1), &cores(256), alive).is_ok());
         let other = Hello { server: 8, ..hello(None) };
         let refusal = Refusal::OtherServer { asked: 8, generation: 0, runs: 7 };
-        assert_eq!(generations.admit(Caller(2), &other), Err(refusal));
+        assert_eq!(generations.admit(Caller(2), &other, alive), Err(refusal));
     }
 }

@@ -344,7 +344,9 @@ impl Machine {
         };
         // Without a link of its own the attachment would end with the agent.
         let Ok(link) = FdLink::try_from(link) else {
-            return Ok(Err("the kernel has no links for XDP; it is older than 5.9".to_owned()));
+            return Ok(Err(
+                "the kernel gives no link for it, without which it would end with the agent".to_owned()
+            ));
         };
         let path = self.pins.link(mode, index, interface);
         link.pin(&path).map_err(|source| Failure::Pin { path, source })?;
@@ -457,11 +459,12 @@ impl Machine {
             self.remove_group(&group)?;
             removed.push(format!("let go of the sockets at {group}"));
         }
-        for mode in [XdpMode::Native, XdpMode::Generic] {
-            remove(&self.pins.program(mode))?;
-        }
         self.shared = None;
-        remove(&self.pins.table())?;
+        let programs = [XdpMode::Native, XdpMode::Generic].map(|mode| self.pins.program(mode));
+        for path in programs.into_iter().chain([self.pins.table()]) {
+            remove(&path)?;
+            remove(&unfinished(&path))?;
+        }
         for map in programs::SHARED {
             remove(&self.pins.maps().join(map))?;
         }
@@ -502,11 +505,16 @@ fn is_busy(error: &ProgramFailure) -> bool {
     syscall.io_error.kind() == io::ErrorKind::ResourceBusy
 }
 
-/// Pins something in place of what was there, so that at no time there is nothing.
-fn pin_in_place(path: &Path, pin: impl FnOnce(&Path) -> Result<(), PinError>) -> Result<(), Failure> {
+/// Where something is pinned before it takes its place.
+fn unfinished(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push("-new");
-    let fresh = path.with_file_name(name);
+    path.with_file_name(name)
+}
+
+/// Pins something in place of what was there, so that at no time there is nothing.
+fn pin_in_place(path: &Path, pin: impl FnOnce(&Path) -> Result<(), PinError>) -> Result<(), Failure> {
+    let fresh = unfinished(path);
     remove(&fresh)?;
     pin(&fresh).map_err(|source| Failure::Pin { path: fresh.clone(), source })?;
     fs::rename(&fresh, path).map_err(|source| Failure::File {

@@ -79,7 +79,10 @@ pub struct AgentLink {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
-    Serving,
+    Serving {
+        since_ms: u64,
+    },
+    /// New connections are for others, or nobody takes them any more.
     Draining,
 }
 
@@ -249,8 +252,9 @@ impl AgentLink {
 
     /// New connections are taken.
     pub fn serving(&mut self) {
-        self.phase = Phase::Serving;
-        self.say_with(|_, channel| channel.send(&FromDataplane::Serving, &[]));
+        let since_ms = machine_uptime_ms();
+        self.phase = Phase::Serving { since_ms };
+        self.say_with(|_, channel| channel.send(&FromDataplane::Serving { since_ms }, &[]));
     }
 
     /// None is taken any more. The copies of the sockets are closed: one that is open takes connections.
@@ -274,7 +278,11 @@ impl AgentLink {
 
     fn call(&mut self, now: Instant) {
         let Some(path) = self.settings.socket.clone() else { return };
-        let running = Running { generation: self.generation.get(), serving: self.phase == Phase::Serving };
+        let serving_since_ms = match self.phase {
+            Phase::Serving { since_ms } => Some(since_ms),
+            Phase::Starting | Phase::Draining => None,
+        };
+        let running = Running { generation: self.generation.get(), serving_since_ms };
         self.state = match self.greet(&path, Some(running)) {
             Ok(channel) => State::Calling(channel),
             Err(_) => State::Away { next_call: now + CALL_PERIOD },
@@ -319,7 +327,11 @@ impl AgentLink {
             }
             FromAgent::Steered(steering) => self.note_steering(&steering),
             FromAgent::Counted(counted) => self.note(|status| status.counted = counted),
-            FromAgent::Retire { newer } => return Some(Order::Retire { newer }),
+            FromAgent::Retire { newer } => {
+                // An agent that starts anew must not think that new flows are for this one.
+                self.phase = Phase::Draining;
+                return Some(Order::Retire { newer });
+            }
             FromAgent::Explained { ticket, answer } => {
                 if let Some(asker) = self.asked.remove(&ticket) {
                     let _ = asker.send(answer); // Who asked may have gone.
@@ -339,7 +351,7 @@ impl AgentLink {
             link.introduce_on(channel)?;
             match link.phase {
                 Phase::Starting => Ok(()),
-                Phase::Serving => channel.send(&FromDataplane::Serving, &[]),
+                Phase::Serving { since_ms } => channel.send(&FromDataplane::Serving { since_ms }, &[]),
                 Phase::Draining => channel.send(&FromDataplane::Draining, &[]),
             }
         });
@@ -387,6 +399,7 @@ impl AgentLink {
     }
 
     fn pass_questions_on(&mut self) {
+        self.asked.retain(|_, asker| !asker.is_closed());
         while let Ok(Ask { question, answer }) = self.questions.try_recv() {
             let State::Linked(_) = self.state else { continue };
             let ticket = self.next_ticket;
@@ -425,6 +438,13 @@ fn wait_for_word(channel: Channel, since: Instant) -> Result<(Channel, FromAgent
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Milliseconds since the machine started, the same for all processes; 0 where the kernel does not tell.
+fn machine_uptime_ms() -> u64 {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = uptime.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    (seconds * 1000.0) as u64
 }
 
 /// An error with its causes.

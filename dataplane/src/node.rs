@@ -29,6 +29,7 @@ use berth_runtime::{
     CoreOptions, DriverChoice, Payer, Remote, RingOptions, TcpListener, UdpSocket, block_on, net, spawn,
     spawn_for, timeout,
 };
+use berth_steer::cid::Generation;
 use tokio::sync::watch;
 
 use crate::admin::Admin;
@@ -81,6 +82,17 @@ pub enum StartError {
     /// The control agent does not want it to run.
     #[error(transparent)]
     Agent(#[from] agent_link::Refused),
+    /// Another process of this node is that generation.
+    #[error(
+        "generation {generation} of this node runs already ({source}); start the control agent, which grants another \
+         one, or stop the other process"
+    )]
+    Taken {
+        /// The generation.
+        generation: u8,
+        /// How that was seen.
+        source: io::Error,
+    },
     /// The routes cannot be a table.
     #[error("{}", lines(.0))]
     Routes(Vec<responder::TableError>),
@@ -131,6 +143,8 @@ pub struct Node {
     admin: Option<OwnedFd>,
     secrets: Option<Secrets>,
     agent: AgentLink,
+    /// What other generations toss here, by core, if there can be some.
+    caught: Vec<Caught>,
     /// The cores of hosts, for QUIC.
     hosts: Option<Arc<quic::Hosts>>,
 }
@@ -173,6 +187,7 @@ impl Node {
             .map_err(|source| StartError::System { what: "opening the access log", source })?;
         // Before an address is bound: a data plane that may not run takes no connection from the one that does.
         let agent = AgentLink::open(agent_settings(&config, &cpus), Instant::now())?;
+        let caught = catch(&config, agent.generation(), cpus.len())?;
         let (sockets, listeners) = bind_all(&config, cpus.len())?;
         let admin = bind(config.admin.listen)?;
         let admin_address = net::bound_address(&admin)
@@ -207,6 +222,7 @@ impl Node {
             admin: Some(admin),
             secrets,
             agent,
+            caught,
             hosts,
         };
         node.introduce()
@@ -247,7 +263,7 @@ impl Node {
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (started, ready) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
-        let mut caught = self.catch()?.into_iter();
+        let mut caught = std::mem::take(&mut self.caught).into_iter();
         for (index, (endpoint, sockets)) in
             std::mem::take(&mut self.endpoints).into_iter().zip(std::mem::take(&mut self.sockets)).enumerate()
         {
@@ -288,19 +304,6 @@ impl Node {
         }
         tracing::info!("node.ended");
         Ok(())
-    }
-
-    /// Begins to take what other generations toss; only an agent lets there be others.
-    fn catch(&self) -> Result<Vec<Caught>, StartError> {
-        if self.config.agent.socket.is_none() || self.secrets.is_none() {
-            return Ok(Vec::new());
-        }
-        let caught =
-            generations::catch(&self.config.node.state, self.agent.generation(), self.view.cores.len());
-        caught.map_err(|error| StartError::System {
-            what: "listening for datagrams of other generations",
-            source: io::Error::other(error),
-        })
     }
 
     fn core_start(
@@ -759,6 +762,24 @@ impl Secrets {
         self.ticketer.install(self.keyring.ring(), now_s);
         self.quic_keys.install(self.keyring.ring(), now_s);
     }
+}
+
+/// Begins to take what other generations toss. Only an agent lets there be others; and where one is configured and away,
+/// whoever is that generation already is found out here.
+fn catch(config: &Config, generation: Generation, cores: usize) -> Result<Vec<Caught>, StartError> {
+    if config.agent.socket.is_none() {
+        return Ok(Vec::new());
+    }
+    make_state(&config.node.state)?;
+    generations::catch(&config.node.state, generation, cores).map_err(|failure| match failure {
+        berth_link::Failure::Socket { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+            StartError::Taken { generation: generation.get(), source }
+        }
+        other => StartError::System {
+            what: "listening for datagrams of other generations",
+            source: io::Error::other(other),
+        },
+    })
 }
 
 fn agent_settings(config: &Config, cpus: &[usize]) -> agent_link::Settings {

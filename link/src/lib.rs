@@ -5,7 +5,7 @@
 //! toss to each other, as plain bytes. Nothing here blocks: a socket without room is an error, since the few messages of a link
 //! fill it only when the other side has stopped reading.
 //!
-//! Who may connect is decided by the folder of the socket and its mode; the agent looks at the user besides.
+//! Who may connect is decided by the folder of the socket and its mode; [`Channel::peer`] tells who it was.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -153,10 +153,10 @@ impl Channel {
         }
     }
 
-    /// The user of the other process, when it connected.
-    pub fn user(&self) -> io::Result<u32> {
+    /// The user of the other process and its number, when it connected.
+    pub fn peer(&self) -> io::Result<(u32, u32)> {
         let credentials = rustix::net::sockopt::socket_peercred(&self.socket)?;
-        Ok(credentials.uid.as_raw())
+        Ok((credentials.uid.as_raw(), credentials.pid.as_raw_nonzero().get().unsigned_abs()))
     }
 }
 
@@ -176,8 +176,17 @@ impl Listener {
     /// Listens at `path`, in place of what an agent before this one left there. Fails if one still listens.
     pub fn bind(path: &Path) -> Result<Self, Failure> {
         let failed = |source: io::Error| Failure::Socket { path: path.to_owned(), source };
-        if Channel::connect(path).is_ok() {
-            return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")));
+        let nobody = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        };
+        match Channel::connect(path) {
+            Err(Failure::Socket { source, .. }) if nobody(&source) => {}
+            _ => {
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process listens there: stop it first",
+                )));
+            }
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),

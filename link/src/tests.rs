@@ -39,17 +39,17 @@ fn a_message_brings_its_descriptors() {
     let (caller, called) = pair(&place);
     assert!(called.receive::<FromDataplane>().unwrap().is_none(), "nothing was said yet");
     let (mut read, write) = io::pipe().unwrap();
-    caller.send(&FromDataplane::Serving, &[write.as_fd()]).unwrap();
+    caller.send(&FromDataplane::Serving { since_ms: 5 }, &[write.as_fd()]).unwrap();
     drop(write);
     let mut received = called.receive::<FromDataplane>().unwrap().unwrap();
-    assert_eq!((received.message, received.descriptors.len()), (FromDataplane::Serving, 1));
+    assert_eq!((received.message, received.descriptors.len()), (FromDataplane::Serving { since_ms: 5 }, 1));
     let mut file = File::from(received.descriptors.pop().unwrap());
     file.write_all(b"through the copy").unwrap();
     drop(file);
     let mut text = String::new();
     read.read_to_string(&mut text).unwrap();
     assert_eq!(text, "through the copy");
-    assert_eq!(called.user().unwrap(), caller.user().unwrap());
+    assert_eq!(called.peer().unwrap().1, std::process::id());
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn as_many_descriptors_as_are_allowed_arrive_and_no_more_are_sent() {
     let (caller, called) = pair(&place);
     let file = File::open("/dev/null").unwrap();
     let many = vec![file.as_fd(); DESCRIPTORS_MAX + 1];
-    assert!(matches!(caller.send(&FromDataplane::Serving, &many), Err(Failure::TooLong)));
-    caller.send(&FromDataplane::Serving, &many[1..]).unwrap();
+    assert!(matches!(caller.send(&FromDataplane::Serving { since_ms: 5 }, &many), Err(Failure::TooLong)));
+    caller.send(&FromDataplane::Serving { since_ms: 5 }, &many[1..]).unwrap();
     let received = called.receive::<FromDataplane>().unwrap().unwrap();
     assert_eq!(received.descriptors.len(), DESCRIPTORS_MAX);
 }
@@ -109,7 +109,7 @@ fn a_dead_agents_socket_is_taken_over_and_a_living_ones_is_not() {
 fn a_full_socket_is_told_and_blocks_nobody() {
     let place = Place::new();
     let (caller, _called) = pair(&place);
-    let error = (0..100_000).find_map(|_| caller.send(&FromDataplane::Serving, &[]).err());
+    let error = (0..100_000).find_map(|_| caller.send(&FromDataplane::Serving { since_ms: 5 }, &[]).err());
     assert!(matches!(error, Some(Failure::Broken(error)) if error.kind() == io::ErrorKind::WouldBlock));
 }
 

@@ -77,7 +77,10 @@ pub enum FromDataplane {
         first_core: u8,
     },
     /// It takes new connections.
-    Serving,
+    Serving {
+        /// Since when, in milliseconds since the machine started: of two that serve, the later one is the newest.
+        since_ms: u64,
+    },
     /// It takes none any more.
     Draining,
     /// Where would this go?
@@ -147,8 +150,9 @@ pub struct Hello {
 pub struct Running {
     /// Its generation.
     pub generation: u8,
-    /// Whether it takes new connections.
-    pub serving: bool,
+    /// Since when it takes new connections, as in [`FromDataplane::Serving`]; `None`: it takes none, or has been told that
+    /// a newer one does.
+    pub serving_since_ms: Option<u64>,
 }
 
 /// The sockets that share an address and a transport: the kernel chooses among them.
@@ -348,7 +352,7 @@ mod tests {
             pid: 17,
             server: 7,
             cpus: (0..256).collect(),
-            running: Some(Running { generation: 3, serving: true }),
+            running: Some(Running { generation: 3, serving_since_ms: Some(1 << 40) }),
         });
         let bytes = encode(&hello);
         assert!(bytes.len() < MESSAGE_MAX / 8, "{} bytes of the largest node", bytes.len());

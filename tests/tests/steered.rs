@@ -337,7 +337,7 @@ fn nothing_is_left_behind() {
     let node = steered.start(steered.plan(Driver::Auto, &routes()));
     steered.wait_until_steered(&node);
     let busy = steered.run(&["detach"]);
-    assert!(busy.code == 1 && busy.stderr.contains("another agent listens there"), "{}", busy.all());
+    assert!(busy.code == 1 && busy.stderr.contains("another process listens there"), "{}", busy.all());
     agent.stop();
     let said = steered.run(&["detach"]).ok();
     for part in ["took the program off the sockets at 192.0.2.1:8443/udp", "detached from node0 (native)"] {

@@ -113,6 +113,7 @@ fn tosses(workspace: &Workspace) -> Result<(), Failure> {
     build.args(packages);
     shell::run(build)?;
     let mut tosses = std::process::Command::new(workspace.target("release/tosses"));
+    tosses.env("BERTH_BIN", workspace.target("release/berth"));
     tosses.env("BERTH_PYTHON", python::interpreter(workspace));
     shell::run(tosses)
 }

@@ -143,7 +143,11 @@ struct Cost {
 /// Measures, prints, and tells whether every bar was met.
 pub(crate) fn measure(rounds: u32) -> Result<Met, Box<dyn Error>> {
     sys::pin(0, CPU)?;
-    let mut programs = Programs::load()?;
+    // Another object, to be measured beside: that of an older version, say.
+    let mut programs = match std::env::var_os("BERTH_BPF_OBJECT") {
+        Some(path) => Programs::load_object(&std::fs::read(path)?)?,
+        None => Programs::load()?,
+    };
     programs.set_table(&site::table_of(&[7, 8, 300]))?;
     let _account = KernelAccount::open()?;
     let flows = PATHS.iter().map(|path| {

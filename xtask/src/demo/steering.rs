@@ -56,7 +56,16 @@ pub(super) fn show(workspace: &Workspace) -> Result<Shown, Failure> {
     place.wait_until_steered()?;
     for url in [format!("http://{NODE}:8080/"), format!("https://{NODE}:8443/")] {
         let mut curl = place.inside(&place.client, "curl");
-        curl.args(["--silent", "--fail", "--insecure", "--noproxy", "*", "--header", "connection: close"]);
+        curl.args([
+            "--http1.1",
+            "--silent",
+            "--fail",
+            "--insecure",
+            "--noproxy",
+            "*",
+            "--header",
+            "connection: close",
+        ]);
         let answers = shell::capture({
             curl.args(vec![url; REQUESTS]);
             curl

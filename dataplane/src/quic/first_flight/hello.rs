@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //!
-//! - No more than [`HELLO_BYTES_MAX`] bytes are kept, and adding a piece costs no more than its length.
+//! - No more than [`HELLO_BYTES_MAX`] bytes are kept, and adding a piece costs no more than the room up to its end.
 //! - The name does not depend on how the message is cut, nor on the order of its pieces. Where two pieces differ, the
 //!   first one counts; the handshake may see it otherwise, and then the connection is on another core than its host's
 //!   would have been. A name found here places a connection, and permits nothing.
