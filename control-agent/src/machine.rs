@@ -219,7 +219,7 @@ impl Machine {
         });
         let modes = [XdpMode::Native, XdpMode::Generic];
         let cards = modes.map(|mode| (mode.word().to_owned(), self.pins.program(mode)));
-        for (name, path) in cards.into_iter().chain(groups) {
+        for (name, path) in cards.into_iter().chain(groups).filter(|(_, path)| path.exists()) {
             let info = ProgramInfo::from_pin(&path);
             numbers.insert(name, info.map_err(|source| Failure::Program { path, source })?.id());
         }

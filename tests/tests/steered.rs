@@ -5,7 +5,10 @@
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Child;
 
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
 use berth_control_agent::machine::Machine;
+use berth_control_agent::programs::{Card, Pins, Programs};
 use berth_steer::cid::{CID_LEN, Codepoint, Destination, Generation};
 use berth_steer::decide::Reason;
 use berth_steer::table::Table;
@@ -22,7 +25,7 @@ on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
 once!(["root", "aioquic", "two cpus"]; a_crowd_stays_on_its_cores_while_the_agent_dies);
 once!(["root", "two cpus"]; a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
-    a_card_that_cannot_is_named);
+    a_card_that_cannot_is_named, a_newer_program_takes_the_place_of_an_older_one);
 
 /// What the nodes answer.
 fn routes() -> String {
@@ -406,6 +409,42 @@ fn a_card_that_cannot_is_named() {
     drop((node, agent));
 }
 
+/// Another agent has attached another program, as an older version would have: here, one that does nothing.
+fn a_newer_program_takes_the_place_of_an_older_one() {
+    let steered = Steered::build("native");
+    steered.run(&["attach"]).ok();
+    let (program, link) =
+        (steered.pins().join("v1/programs/native"), steered.pins().join("v1/links/native-2-node0"));
+    let maps = steered.pins().join("v1/maps");
+    steered.network.at_node(|| {
+        let pins = Pins { shared: Some(&maps), sockets: None };
+        let mut programs = Programs::open_pinned(pins).expect("the maps are there");
+        let old = programs.load_card(Card::Empty).expect("the kernel takes it");
+        std::fs::remove_file(&program).expect("it is pinned");
+        old.pin(&program).expect("it can be pinned");
+        let attached = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(&link).expect("it is pinned")));
+        old.attach_to_link(attached.expect("it is a link to a card")).expect("a link takes another program");
+    });
+    let before = numbers(&steered);
+    let would = steered.run(&["attach", "--dry-run"]).ok();
+    for step in
+        ["would load and pin the program for native mode", "would have node0 run the new program (native)"]
+    {
+        assert!(would.contains(step), "{would}");
+    }
+    steered.run(&["attach"]).ok();
+    let after = numbers(&steered);
+    assert_eq!(after["native-2-node0"], before["native-2-node0"], "the card was never without a program");
+    assert_ne!(after["native"], before["native"]);
+    assert_eq!(steered.run(&["attach", "--dry-run"]).ok(), "");
+    let agent = steered.agent();
+    let node = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&node);
+    ask_over_tcp(&steered, 5);
+    assert!(steered.counters().0.kept > 0, "the new program runs");
+    drop((node, agent));
+}
+
 fn connections_live_on_when_a_newer_generation_takes_over(driver: Driver) {
     let steered = Steered::build("auto");
     let agent = steered.agent();
@@ -416,14 +455,15 @@ fn connections_live_on_when_a_newer_generation_takes_over(driver: Driver) {
         steered.network.at_client(|| start(h3_command("many", node).args(["--local", local]).args(MANY)))
     };
     let mut clients = Vec::new();
-    for generation in 1..=2 {
+    for generation in 1..=2_u16 {
         clients.push(many(https()[0], "192.0.2.100"));
         clients.push(many(https()[1], "2001:db8::100"));
         let late = format!("http://{ADDRESS}:{HTTP_PORT}/delay/2s");
         clients.push(steered.network.at_client(|| start(curl_command().arg(&late))));
         let old = nodes.last().expect("there is one");
         wait_until("the old one is busy", || steered.network.at_node(|| old.number("quic_connections")) > 8);
-        nodes.push(steered.start(steered.plan(driver, &more)));
+        // The number of cores changes as well.
+        nodes.push(steered.start(steered.plan(driver, &more).cores(2 - generation % 2)));
         // While it changes: new connections, each of them answered.
         ask_over_tcp(&steered, 100);
         let new = nodes.last().expect("there is one");
