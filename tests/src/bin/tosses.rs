@@ -75,12 +75,13 @@ fn measure(is_steered: bool) -> Round {
     let (connections, moves) = (CONNECTIONS.to_string(), MOVES.to_string());
     let clients: Vec<_> = CLIENTS[..2]
         .iter()
-        .map(|home| {
+        .enumerate()
+        .map(|(seed, home)| {
             let mut command = h3_command("many", there);
             command.args([
                 "--local", home, "--places", home, "--path", PATH, "--bodies", "1", "--kinds", "rebind",
             ]);
-            command.args(["--connections", &connections, "--moves", &moves, "--seed", home]);
+            command.args(["--connections", &connections, "--moves", &moves, "--seed", &seed.to_string()]);
             place.network.at_client(|| start(&mut command))
         })
         .collect();
