@@ -114,18 +114,9 @@ fn read_config(path: &Path) -> Result<Config, Failure> {
     Ok(Config::parse(&text).map_err(|mistakes| format!("{}:\n{mistakes}", path.display()))?)
 }
 
-/// An error with its causes, one after the other.
+/// An error with its causes, ready to be shown.
 fn with_causes(error: impl std::error::Error) -> Failure {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.ends_with(&next_text) {
-            text = format!("{text}: {next_text}");
-        }
-        cause = next.source();
-    }
-    text.into()
+    berth_protocol::link::with_causes(&error).into()
 }
 
 fn later(words: &[String]) -> ExitCode {

@@ -7,10 +7,10 @@
 //! The end of the agent, wanted or not, leaves the kernel as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use berth_link::{Channel, Listener, Received};
 use berth_protocol::link::{
-    Counted, Explanation, FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS,
+    CardState, Counted, Explanation, FromAgent, FromDataplane, Group, Hello, IdConfig, Steering, VERSIONS,
+    with_causes,
 };
 use berth_steer::cid::Generation;
 use berth_steer::flow::HashKey;
@@ -26,7 +27,7 @@ use berth_steer::flow::HashKey;
 use crate::addresses;
 use crate::explain::explain;
 use crate::generations::{Caller, Generations};
-use crate::machine::{Failure as MachineFailure, Machine};
+use crate::machine::{Failure as MachineFailure, Machine, indexes_of};
 use crate::plan::{Card, Desired, Step, plan};
 
 /// How often the agent looks at what nobody tells it: cards that come and go, addresses, data planes that stay away.
@@ -173,7 +174,7 @@ impl Agent {
     }
 
     /// What became of the cards.
-    pub fn cards(&self) -> Vec<berth_protocol::link::CardState> {
+    pub fn cards(&self) -> Vec<CardState> {
         self.machine.cards()
     }
 
@@ -288,7 +289,7 @@ impl Agent {
                 let answer = match self.machine.table() {
                     Ok(Some(table)) => explain(&table, &question),
                     Ok(None) => no_table("there is no table yet".to_owned()),
-                    Err(error) => no_table(chain(&error)),
+                    Err(error) => no_table(with_causes(&error)),
                 };
                 self.say(caller, &FromAgent::Explained { ticket, answer });
             }
@@ -308,7 +309,7 @@ impl Agent {
         } else if !is_known && self.groups.len() >= GROUPS_MAX {
             Err(format!("there are {GROUPS_MAX} groups already"))
         } else {
-            self.machine.seat(group, generation, first_core, sockets).map_err(|error| chain(&error))
+            self.machine.seat(group, generation, first_core, sockets).map_err(|error| with_causes(&error))
         };
         match seated {
             Ok(()) => {
@@ -389,8 +390,8 @@ impl Agent {
         });
     }
 
-    fn complain(&mut self, error: &MachineFailure) {
-        let text = chain(error);
+    fn complain(&mut self, error: &dyn Error) {
+        let text = with_causes(error);
         if self.trouble.as_ref() != Some(&text) {
             tracing::error!(error = text, "steering.change failed; what is in the kernel stays");
         }
@@ -398,10 +399,8 @@ impl Agent {
     }
 
     fn look_or_complain(&mut self) {
-        match self.look() {
-            Ok(()) => {}
-            Err(Failure::Machine(error)) => self.complain(&error),
-            Err(error) => self.complain(&MachineFailure::Other(chain(&error))),
+        if let Err(error) = self.look() {
+            self.complain(&error);
         }
     }
 
@@ -420,18 +419,14 @@ impl Agent {
                 .map_err(|source| Failure::System { what: "reading the machine's addresses", source })?;
             seen.addresses.extend(local.into_iter().filter(|address| any(address.is_ipv4())));
         }
-        for card in &self.settings.cards {
-            if let Some(index) = crate::machine::index_of(&card.interface) {
-                seen.indexes.insert(card.interface.clone(), index);
-            }
-        }
+        seen.indexes = indexes_of(&self.settings.cards);
         self.changed |= seen != self.seen;
         self.seen = seen;
         Ok(())
     }
 
     /// The groups that have sockets, as far as the agent knows: of data planes that have not called yet, by their pins.
-    fn all_groups(&self) -> Result<BTreeSet<Group>, Failure> {
+    fn all_groups(&self) -> Result<BTreeSet<Group>, MachineFailure> {
         let mut groups: BTreeSet<Group> = self.groups.keys().copied().collect();
         if self.generations.waits() {
             groups.extend(self.machine.pinned_groups()?);
@@ -454,10 +449,7 @@ impl Agent {
     }
 
     fn try_reach(&mut self) -> Result<(), MachineFailure> {
-        let groups = self.all_groups().map_err(|failure| match failure {
-            Failure::Machine(failure) => failure,
-            other => MachineFailure::Other(other.to_string()),
-        })?;
+        let groups = self.all_groups()?;
         // Until a data plane that was there before the agent has called, its table stays: the agent does not know the keys.
         self.configs
             .retain(|generation, _| self.generations.cpus().iter().any(|(alive, _)| alive == generation));
@@ -570,18 +562,4 @@ pub(crate) fn open_socket(settings: &Settings) -> Result<Listener, Failure> {
         .and_then(|()| settings.user.map_or(Ok(()), |user| std::os::unix::fs::chown(path, Some(user), None)));
     given.map_err(|source| Failure::System { what: "giving the socket to the data plane's user", source })?;
     Ok(listener)
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.ends_with(&next_text) {
-            text = format!("{text}: {next_text}");
-        }
-        cause = next.source();
-    }
-    text
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
 use aya::pin::PinError;
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::links::{FdLink, LinkError, LinkInfo, PinnedLink};
 use aya::programs::sk_reuseport::SkReuseportAttachType;
 use aya::programs::xdp::{XdpLink, XdpMode as Flag};
 use aya::programs::{ProgramError, ProgramInfo, SkReuseport, Xdp};
@@ -76,9 +76,6 @@ pub enum Failure {
         /// Why not.
         source: LinkError,
     },
-    /// Something beside the kernel.
-    #[error("{0}")]
-    Other(String),
     /// There can be no such table.
     #[error(transparent)]
     Desired(#[from] BadDesired),
@@ -152,12 +149,8 @@ impl Machine {
 
     /// What is in the kernel.
     pub fn observe(&self, desired: &Desired) -> Result<Observed, Failure> {
-        let mut observed = Observed { folder: self.is_there(), ..Observed::default() };
-        for card in &desired.cards {
-            if let Some(index) = index_of(&card.interface) {
-                observed.indexes.insert(card.interface.clone(), index);
-            }
-        }
+        let indexes = indexes_of(&desired.cards);
+        let mut observed = Observed { folder: self.is_there(), indexes, ..Observed::default() };
         if !observed.folder {
             return Ok(observed);
         }
@@ -171,15 +164,19 @@ impl Machine {
         }
         for name in names_in(&self.pins.links())? {
             let Some((mode, index, interface)) = pins::parse_link(&name) else { continue };
-            let path = self.pins.links().join(&name);
-            let info = PinnedLink::from_pin(&path).map(FdLink::from).and_then(|link| link.info());
-            let info = info.map_err(|source| Failure::Link { path, source })?;
-            let runs_pinned = ids.get(&mode) == Some(&info.program_id());
+            let runs_pinned = ids.get(&mode) == Some(&self.link_info(&name)?.program_id());
             observed.links.push(Link { interface, index, mode, runs_pinned });
         }
         observed.links.sort();
         observed.groups = self.pinned_groups()?;
         Ok(observed)
+    }
+
+    /// What the kernel says of the link that is pinned by this name.
+    fn link_info(&self, name: &str) -> Result<LinkInfo, Failure> {
+        let path = self.pins.links().join(name);
+        let info = PinnedLink::from_pin(&path).map(FdLink::from).and_then(|link| link.info());
+        info.map_err(|source| Failure::Link { path, source })
     }
 
     fn tag(&self, mode: XdpMode) -> u64 {
@@ -209,9 +206,8 @@ impl Machine {
             return Ok(numbers);
         }
         for name in names_in(&self.pins.links())? {
-            let path = self.pins.links().join(&name);
-            let info = PinnedLink::from_pin(&path).map(FdLink::from).and_then(|link| link.info());
-            numbers.insert(name, info.map_err(|source| Failure::Link { path, source })?.id());
+            let id = self.link_info(&name)?.id();
+            numbers.insert(name, id);
         }
         let groups = names_in(&self.pins.groups())?.into_iter().map(|name| {
             let path = self.pins.groups().join(&name).join("program");
@@ -252,12 +248,12 @@ impl Machine {
     /// Makes the kernel as desired. On an error it is somewhere between, and steers right all the same.
     pub fn reach(&mut self, desired: &Desired) -> Result<Vec<Step>, Failure> {
         let observed = self.observe(desired)?;
+        self.note_cards(desired, &observed);
         let steps = plan::plan(desired, &observed);
         for step in &steps {
             self.execute(step, desired)?;
             tracing::info!(%step, "steering.step");
         }
-        self.note_cards(desired)?;
         Ok(steps)
     }
 
@@ -361,23 +357,23 @@ impl Machine {
         self.cards.insert(interface.to_owned(), CardState { interface: interface.to_owned(), xdp, why });
     }
 
-    /// Learns of cards that an earlier agent attached, and of those that are not there.
-    fn note_cards(&mut self, desired: &Desired) -> Result<(), Failure> {
-        let links = self.observe(desired)?.links;
+    /// Learns of cards that an earlier agent attached, and of those that are not there. What is attached now says so
+    /// itself.
+    fn note_cards(&mut self, desired: &Desired, observed: &Observed) {
         for card in &desired.cards {
             let interface = &card.interface;
-            let runs = links.iter().find(|link| link.interface == *interface).map(|link| link.mode);
             let known = self.cards.get(interface).map(|card| card.xdp);
-            if runs.is_some() && runs != known {
-                self.note_card(interface, runs.unwrap_or(XdpMode::Absent), &[]);
-            } else if runs.is_none() && index_of(interface).is_none() {
+            if !observed.indexes.contains_key(interface) {
                 let why = format!("there is no network card {interface}");
                 let (interface, why) = (interface.clone(), Some(why));
                 self.cards.insert(interface.clone(), CardState { interface, xdp: XdpMode::Absent, why });
+            } else if let Some(link) = observed.links.iter().find(|link| link.interface == *interface)
+                && known != Some(link.mode)
+            {
+                self.note_card(interface, link.mode, &[]);
             }
         }
         self.cards.retain(|interface, _| desired.cards.iter().any(|card| card.interface == *interface));
-        Ok(())
     }
 
     /// What became of the cards.
@@ -480,10 +476,15 @@ impl Machine {
     }
 }
 
-/// The number of a network card, if there is one of this name.
-pub(crate) fn index_of(interface: &str) -> Option<u32> {
-    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    rustix::net::netdevice::name_to_index(&socket, interface).ok()
+/// The numbers of network cards, of those that are there.
+pub(crate) fn indexes_of(cards: &[plan::Card]) -> BTreeMap<String, u32> {
+    // Any socket will do to ask by.
+    let Ok(socket) = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None) else {
+        return BTreeMap::new();
+    };
+    let index = |interface: &str| rustix::net::netdevice::name_to_index(&socket, interface).ok();
+    let indexes = cards.iter().filter_map(|card| Some((card.interface.clone(), index(&card.interface)?)));
+    indexes.collect()
 }
 
 /// Why a card does not take a program, for operators.

@@ -93,9 +93,7 @@ pub fn parse_link(name: &str) -> Option<(XdpMode, u32, String)> {
 /// What the name of a group's folder says.
 pub fn parse_group(name: &str) -> Option<Group> {
     let mut parts = name.split('-');
-    let word = parts.next()?;
-    let transport =
-        [Transport::Tcp, Transport::Udp].into_iter().find(|transport| transport.word() == word)?;
+    let transport = Transport::from_word(parts.next()?)?;
     let address = parts.next()?;
     let ip = match address.len() {
         8 => IpAddr::V4(u32::from_str_radix(address, 16).ok()?.into()),

@@ -31,14 +31,19 @@ impl Admin {
         Self { view: Rc::new(view), facade }
     }
 
-    fn answer(&self, request: &Request) -> Reply {
+    /// What nobody may ask, or not so.
+    fn refusal(request: &Request) -> Option<Reply> {
         if !request.host.as_ref().is_some_and(is_local) || !origin_is_local(request) {
-            return Reply::problem(Problem::Forbidden);
+            return Some(Reply::problem(Problem::Forbidden));
         }
         if request.method != Method::GET && request.method != Method::HEAD {
-            return Reply::problem(Problem::Method)
-                .with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            let reply = Reply::problem(Problem::Method);
+            return Some(reply.with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD")));
         }
+        None
+    }
+
+    fn answer(&self, request: &Request) -> Reply {
         match request.target.normal_path() {
             "/metrics" => text(metrics::render(&self.view, &self.facade), "text/plain; version=0.0.4"),
             "/v1/status" => match serde_json::to_string(&self.view.status()) {
@@ -68,17 +73,27 @@ impl Admin {
     }
 }
 
+/// A reply that is there already, or a question that the agent answers.
+enum Answer {
+    Now(Reply),
+    OfAgent(SteeringView, Request),
+}
+
 impl Service for Admin {
     fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
-        let reply = self.answer(&request);
-        let steering = self.view.steering.clone();
+        let answer = match Self::refusal(&request) {
+            Some(refusal) => Answer::Now(refusal),
+            None if request.target.normal_path() == "/v1/explain/flow" => {
+                Answer::OfAgent(self.view.steering.clone(), request)
+            }
+            None => Answer::Now(self.answer(&request)),
+        };
         async move {
-            match reply.status {
-                // Refusals come first; what passes them and has no answer yet takes a question to the agent.
-                StatusCode::NOT_FOUND if request.target.normal_path() == "/v1/explain/flow" => {
+            match answer {
+                Answer::Now(reply) => reply,
+                Answer::OfAgent(steering, request) => {
                     explain_flow(steering, request.target.raw_query().unwrap_or_default()).await
                 }
-                _ => reply,
             }
         }
     }
@@ -88,11 +103,7 @@ impl Service for Admin {
 async fn explain_flow(steering: SteeringView, query: &[u8]) -> Reply {
     let question = match parse_question(query) {
         Ok(question) => question,
-        Err(mistake) => {
-            let mut reply = text(mistake + "\n", "text/plain");
-            reply.status = StatusCode::BAD_REQUEST;
-            return reply;
-        }
+        Err(mistake) => return plain(StatusCode::BAD_REQUEST, mistake + "\n"),
     };
     match steering.explain(question).await {
         Ok(explanation) => match serde_json::to_string(&explanation) {
@@ -123,11 +134,8 @@ fn parse_question(query: &[u8]) -> Result<Question, String> {
         let text = value(name).ok_or_else(|| format!("{name}= is missing, or id="))?;
         text.parse().map_err(|_| format!("{name}={text}: write ADDRESS:PORT"))
     };
-    let transport = match value("transport").as_deref() {
-        Some("tcp") => Transport::Tcp,
-        Some("udp") => Transport::Udp,
-        _ => return Err("transport= is tcp or udp".to_owned()),
-    };
+    let transport = value("transport").and_then(|word| Transport::from_word(&word));
+    let transport = transport.ok_or("transport= is tcp or udp")?;
     Ok(Question::Flow { source: address("source")?, destination: address("destination")?, transport })
 }
 
@@ -143,8 +151,12 @@ fn text(body: String, kind: &'static str) -> Reply {
 }
 
 fn unwell(body: String) -> Reply {
+    plain(StatusCode::SERVICE_UNAVAILABLE, body)
+}
+
+fn plain(status: StatusCode, body: String) -> Reply {
     let mut reply = text(body, "text/plain");
-    reply.status = StatusCode::SERVICE_UNAVAILABLE;
+    reply.status = status;
     reply
 }
 

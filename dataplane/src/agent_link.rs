@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use berth_link::{Channel, Failure};
 use berth_protocol::link::{
     CardState, Counted, DESCRIPTORS_MAX, Explanation, FromAgent, FromDataplane, Group, Hello, Keys, Question,
-    Running, Steering, VERSIONS,
+    Running, Steering, VERSIONS, with_causes,
 };
 use berth_steer::cid::Generation;
 use serde::Serialize;
@@ -221,7 +221,7 @@ impl AgentLink {
             }
             Ok((_, FromAgent::Refused { why })) => return Err(Refused(why)),
             Ok(_) => link.miss("the agent says something else than a word on the start".to_owned()),
-            Err(error) => link.miss(chain(&error)),
+            Err(error) => link.miss(with_causes(&error)),
         }
         Ok(link)
     }
@@ -313,7 +313,7 @@ impl AgentLink {
                     }
                 }
                 Ok(None) => return None,
-                Err(error) => self.miss(chain(&error)),
+                Err(error) => self.miss(with_causes(&error)),
             }
         }
     }
@@ -413,7 +413,7 @@ impl AgentLink {
     fn say_with(&mut self, say: impl FnOnce(&Self, &Channel) -> Result<(), Failure>) {
         let State::Linked(channel) = &self.state else { return };
         if let Err(error) = say(self, channel) {
-            self.miss(chain(&error));
+            self.miss(with_causes(&error));
         }
     }
 
@@ -445,12 +445,4 @@ fn machine_uptime_ms() -> u64 {
     let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
     let seconds: f64 = uptime.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
     (seconds * 1000.0) as u64
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
 }

@@ -148,16 +148,8 @@ impl Hops {
         from_reply(reply).ok_or(HopFailed::Garbled)
     }
 
-    /// Hands a datagram to the core that it belongs to.
-    pub fn toss(&self, core: u16, datagram: DatagramEnvelope) -> Result<(), HopFailed> {
-        let mut outbox = self.outbox.borrow_mut();
-        let to = outbox.peer(usize::from(core)).ok_or(HopFailed::NoSuchCore)?;
-        let envelope = Envelope::Datagram(Box::new(datagram));
-        outbox.send(to, Class::Toss, envelope).map_err(|_| HopFailed::Full)
-    }
-
-    /// Hands a datagram of a first flight to the core of its host; it comes back when the lane is full.
-    pub fn hand_over(&self, core: u16, datagram: Box<DatagramEnvelope>) -> Result<(), Box<DatagramEnvelope>> {
+    /// Hands a datagram to the core that it belongs to; it comes back when the lane is full, or there is no such core.
+    pub fn toss(&self, core: u16, datagram: Box<DatagramEnvelope>) -> Result<(), Box<DatagramEnvelope>> {
         let mut outbox = self.outbox.borrow_mut();
         let Some(to) = outbox.peer(usize::from(core)) else { return Err(datagram) };
         match outbox.send(to, Class::Toss, Envelope::Datagram(datagram)) {
@@ -312,14 +304,10 @@ mod tests {
             let crossing = Crossing::HandOver;
             Box::new(DatagramEnvelope { listener: 3, crossing, from, local: None, ecn: 1, payload })
         };
-        assert_eq!(
-            hops.hand_over(0, datagram(b"here")),
-            Err(datagram(b"here")),
-            "nobody hands over to itself"
-        );
-        assert_eq!(hops.hand_over(2, datagram(b"nowhere")), Err(datagram(b"nowhere")));
-        assert_eq!(hops.hand_over(1, datagram(b"one")), Ok(()));
-        assert_eq!(hops.hand_over(1, datagram(b"two")), Ok(()));
-        assert_eq!(hops.hand_over(1, datagram(b"three")), Err(datagram(b"three")));
+        assert_eq!(hops.toss(0, datagram(b"here")), Err(datagram(b"here")), "nobody hands over to itself");
+        assert_eq!(hops.toss(2, datagram(b"nowhere")), Err(datagram(b"nowhere")));
+        assert_eq!(hops.toss(1, datagram(b"one")), Ok(()));
+        assert_eq!(hops.toss(1, datagram(b"two")), Ok(()));
+        assert_eq!(hops.toss(1, datagram(b"three")), Err(datagram(b"three")));
     }
 }

@@ -20,6 +20,7 @@
 //! goes on as it is: the agent's maps stay in the kernel, and the data plane serves and calls again.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -181,6 +182,11 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The one with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp].into_iter().find(|transport| transport.word() == word)
+    }
+
     /// Its word.
     pub fn word(self) -> &'static str {
         match self {
@@ -316,6 +322,21 @@ pub struct Place {
     pub cpu: Option<u16>,
 }
 
+/// An error with its causes, one after the other: for operators, to whom much of the link is a sentence. A cause that its
+/// error says already is not said again.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.ends_with(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    text
+}
+
 /// Why a message cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -369,6 +390,20 @@ mod tests {
         assert_eq!(decode::<FromAgent>(newer).unwrap(), FromAgent::Retire { newer: 2 });
         let error = decode::<FromAgent>(br#"{"say": "dance"}"#).unwrap_err().to_string();
         assert!(error.contains("unknown variant `dance`"), "{error}");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Layer {
+            text: &'static str,
+            source: Option<Box<Layer>>,
+        }
+        let layer = |text, source: Option<Layer>| Layer { text, source: source.map(Box::new) };
+        let cause = layer("no room", None);
+        let error = layer("cannot bind", Some(layer("the port: no room", Some(cause))));
+        assert_eq!(with_causes(&error), "cannot bind: the port: no room");
     }
 
     #[test]

@@ -327,7 +327,7 @@ impl Endpoint {
 
     fn toss(&self, there: Destination, arrived: Arrived) {
         let envelope = arrived.into_envelope(self.listener, Crossing::Toss);
-        match self.shared.hops.toss(there.core.into(), envelope) {
+        match self.shared.hops.toss(there.core.into(), Box::new(envelope)) {
             Ok(()) => self.shared.numbers.quic_tossed.add(1),
             Err(_) => self.shared.numbers.quic_toss_full.add(1),
         }

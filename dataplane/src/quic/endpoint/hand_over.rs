@@ -155,7 +155,7 @@ impl Endpoint {
     /// Sends a datagram to another core, or gives it back when the lane is full.
     fn send_across(&self, core: u16, arrived: Arrived) -> Result<(), Arrived> {
         let envelope = arrived.into_envelope(self.listener, Crossing::HandOver);
-        self.shared.hops.hand_over(core, Box::new(envelope)).map_err(|envelope| Arrived::from(*envelope))?;
+        self.shared.hops.toss(core, Box::new(envelope)).map_err(|envelope| Arrived::from(*envelope))?;
         self.shared.numbers.quic_forwarded.add(1);
         Ok(())
     }
