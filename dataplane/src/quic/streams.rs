@@ -15,6 +15,9 @@ use quinn_proto::{Dir, ReadError, ReadableError, StreamId, VarInt, WriteError};
 
 use super::link::{Link, State, Wish};
 
+/// How often it is looked whether a client is silent.
+const LISTEN: Duration = Duration::from_secs(1);
+
 /// Bytes that one read hands out: a slow handler holds no more of them outside of flow control.
 const READ_MAX: usize = 64 * 1024;
 /// H3_NO_ERROR and H3_INTERNAL_ERROR (RFC 9114, 8.1).
@@ -97,11 +100,12 @@ impl Connection {
         self.link.with(|state| std::mem::take(&mut state.unidirectional_news))
     }
 
-    /// Waits until the client has acknowledged all that was finished, for as long as it lets hear of itself: one that is
-    /// silent for `patience` is waited for no longer.
+    /// Waits until the client has acknowledged all that was finished, for as long as it lets hear of itself: one that has
+    /// been silent for `patience` is waited for no longer.
     pub async fn settled(&self, patience: Duration) {
         let heard = || self.link.with(|state| state.machine.stats().udp_rx.datagrams);
-        loop {
+        let mut silence = Duration::ZERO;
+        while silence < patience {
             let before = heard();
             let settled = std::future::poll_fn(|cx| {
                 self.link.with(|state| {
@@ -112,9 +116,10 @@ impl Connection {
                     Poll::Pending
                 })
             });
-            if berth_runtime::timeout(patience, settled).await.is_ok() || heard() == before {
+            if berth_runtime::timeout(LISTEN, settled).await.is_ok() {
                 return;
             }
+            silence = if heard() == before { silence + LISTEN } else { Duration::ZERO };
         }
     }
 

@@ -54,6 +54,9 @@ const HEAD_ROOM: usize = 256;
 /// Bytes up to this are copied behind their head. A small piece may be all that somebody still needs of a large buffer,
 /// which would be kept with it until it is acknowledged.
 const SMALL: usize = 4 * 1024;
+/// How long a connection that is to close waits for a client that has not acknowledged its last replies and is silent. A
+/// living one answers the probes that it gets meanwhile: at a second, two, four.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Longer than a connection holds back what it has to send.
 const FLUSH: Duration = Duration::from_millis(2);
 /// What the access log says of a request whose client went away before the reply, as others do.
@@ -97,8 +100,7 @@ pub async fn serve<S: Service>(
             }
         }
     }
-    // The client may be slow to take the last replies: it has the time that it has for any.
-    connection.settled(core.limits.send_timeout).await;
+    connection.settled(LAST_WORDS).await;
 }
 
 /// Sends a GOAWAY, and lets it go before anything else: the end of the connection would take it along.
