@@ -129,7 +129,7 @@ mod tests {
                 assert!(!name(&path).contains('.'));
             }
         }
-        assert_eq!(pins.program(XdpMode::Native), Path::new("/sys/fs/bpf/berth/v1/programs/native"));
+        assert_eq!(pins.program(XdpMode::Native), Path::new("/sys/fs/bpf/berth/v2/programs/native"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! What is not here: parsing of `/proc` (that is text, see `cpu` and `memory`) and every decision. Each function
 //! does one thing and hands back the kernel's own error.
 
+use std::ffi::CString;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -127,6 +128,52 @@ pub(crate) fn raise_open_files(wanted: u64) -> io::Result<()> {
     let raised = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
     // SAFETY: `raised` is initialised and only read.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) })
+}
+
+/// Moves this thread to a network of its own, without a card that is up.
+pub(crate) fn leave_network() -> io::Result<()> {
+    // SAFETY: takes flags only, and changes what this thread sees.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
+}
+
+/// Lets this thread run before all others on its CPU that are not in real time, until it sleeps.
+pub(crate) fn run_in_real_time() -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: `priority` is initialised and only read.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) })
+}
+
+/// A socket that sends whole frames out of one network card, and receives none.
+pub(crate) struct FrameSocket(OwnedFd);
+
+impl FrameSocket {
+    pub(crate) fn open(card: &str) -> io::Result<Self> {
+        let card = CString::new(card)?;
+        // SAFETY: a string that ends in zero, and lives through the call.
+        let index = unsafe { libc::if_nametoindex(card.as_ptr()) };
+        if index == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: takes numbers only. Without a protocol nothing is received.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        check(fd)?;
+        // SAFETY: the kernel has just handed us this descriptor; nobody else owns it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zero is a sockaddr_ll.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the pointer and the length describe the address, which is only read.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+        Ok(Self(socket))
+    }
+
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the pointer and the length describe the frame, which is only read.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 /// Whether we may install packages.

@@ -111,7 +111,7 @@ impl Namespace {
             assert_eq!(entered, 0, "{}: {}", self.name, std::io::Error::last_os_error());
             f()
         };
-        // Steering tables have 300 KB, and unoptimised code hands them from frame to frame.
+        // Steering tables have 173 KB, and unoptimised code hands them from frame to frame.
         let builder = std::thread::Builder::new().stack_size(16 << 20);
         let run = || {
             std::thread::scope(|scope| {

@@ -5,10 +5,10 @@
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Child;
 
+use aya::programs::Xdp;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use berth_control_agent::machine::Machine;
-use berth_control_agent::programs::{Card, Pins, Programs};
 use berth_steer::cid::{CID_LEN, Codepoint, Destination, Generation};
 use berth_steer::decide::Reason;
 use berth_steer::table::Table;
@@ -25,7 +25,10 @@ on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
 once!(["root", "aioquic", "two cpus"]; a_crowd_stays_on_its_cores_while_the_agent_dies);
 once!(["root", "two cpus"]; a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
-    a_card_that_cannot_is_named, a_newer_program_takes_the_place_of_an_older_one);
+    a_card_that_cannot_is_named, a_start_is_refused_while_sixteen_generations_run, a_newer_program_takes_the_place_of_an_older_one);
+
+/// Programs for those who measure.
+static MEASURE: &[u8] = aya::include_bytes_aligned!("../../ebpf-programs/measure.bpf.o");
 
 /// What the nodes answer.
 fn routes() -> String {
@@ -326,14 +329,14 @@ fn nothing_is_left_behind() {
     assert!(would.contains("would attach to node0 (native, or else generic)"), "{would}");
     assert_eq!(pinned(&steered.pins()), [""; 0], "a dry run does nothing");
     assert_eq!(steered.run(&["attach"]).ok(), "node0: native\n");
-    assert!(pinned(&steered.pins()).contains(&"v1/links/native-2-node0".to_owned()));
+    assert!(pinned(&steered.pins()).contains(&"v2/links/native-2-node0".to_owned()));
     let would = steered.run(&["attach", "--dry-run"]).ok();
     assert_eq!(would, "", "all is done");
 
     // Somebody else's, in the middle of ours.
-    let foreign = steered.pins().join("v1/maps/not_ours");
+    let foreign = steered.pins().join("v2/maps/not_ours");
     let map =
-        aya::maps::MapData::from_pin(steered.pins().join("v1/maps/XDP_COUNTERS")).expect("it is pinned");
+        aya::maps::MapData::from_pin(steered.pins().join("v2/maps/XDP_COUNTERS")).expect("it is pinned");
     map.pin(&foreign).expect("it can be pinned twice");
     let agent = steered.agent();
     let node = steered.start(steered.plan(Driver::Auto, &routes()));
@@ -345,7 +348,7 @@ fn nothing_is_left_behind() {
     for part in ["took the program off the sockets at 192.0.2.1:8443/udp", "detached from node0 (native)"] {
         assert!(said.contains(part), "{said}");
     }
-    assert_eq!(pinned(&steered.pins()), ["v1/maps/not_ours"]);
+    assert_eq!(pinned(&steered.pins()), ["v2/maps/not_ours"]);
     wait_until("the node has heard of it", || steered.status(&node)["sockets"] == "kernel_hash");
     ask_over_tcp(&steered, 5);
     let card = call("ip", &["-netns", steered.network.node_name(), "-detail", "link", "show", "node0"]).ok();
@@ -413,12 +416,12 @@ fn a_newer_program_takes_the_place_of_an_older_one() {
     let steered = Steered::build("native");
     steered.run(&["attach"]).ok();
     let (program, link) =
-        (steered.pins().join("v1/programs/native"), steered.pins().join("v1/links/native-2-node0"));
-    let maps = steered.pins().join("v1/maps");
+        (steered.pins().join("v2/programs/native"), steered.pins().join("v2/links/native-2-node0"));
     steered.network.at_node(|| {
-        let pins = Pins { shared: Some(&maps), sockets: None };
-        let mut programs = Programs::open_pinned(pins).expect("the maps are there");
-        let old = programs.load_card(Card::Empty).expect("the kernel takes it");
+        let mut object = aya::Ebpf::load(MEASURE).expect("the kernel takes it");
+        let old = object.program_mut("berth_empty").expect("it is there");
+        let old: &mut Xdp = old.try_into().expect("it is for cards");
+        old.load().expect("the kernel takes it");
         std::fs::remove_file(&program).expect("it is pinned");
         old.pin(&program).expect("it can be pinned");
         let attached = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(&link).expect("it is pinned")));
@@ -442,6 +445,39 @@ fn a_newer_program_takes_the_place_of_an_older_one() {
     ask_over_tcp(&steered, 5);
     assert!(steered.counters().0.kept > 0, "the new program runs");
     drop((node, agent));
+}
+
+fn a_start_is_refused_while_sixteen_generations_run() {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let more = routes() + "[shutdown]\ndrain = \"10m\"\n";
+    let plan = || steered.plan(Driver::Auto, &more).cores(1);
+    let held = format!("http://{ADDRESS}:{HTTP_PORT}/delay/5m");
+    let (mut nodes, mut clients) = (Vec::<Node>::new(), Vec::new());
+    for generation in 0..Generation::COUNT {
+        let node = steered.start(plan());
+        assert_eq!(steered.wait_until_steered(&node)["generation"], generation);
+        // Told so, once new connections are the new one's.
+        nodes.last().map(|old| old.log_line("node.retired"));
+        clients.push(steered.network.at_client(|| start(curl_command().arg(&held))));
+        wait_until("it is held", || steered.network.at_node(|| node.number("connections_open")) > 0);
+        nodes.push(node);
+    }
+    nodes[..nodes.len() - 1].iter().for_each(|old| drop(old.log_line("node.draining")));
+    let late = steered.network.at_node(|| plan().launch());
+    assert_eq!(steered.network.at_node(|| late.wait()).code(), Some(1));
+    assert!(late.log().contains("all 16 generations run, and the oldest still drain"), "{}", late.log());
+    // The one that runs was not disturbed, and those that drain still hold what they hold.
+    ask_over_tcp(&steered, 5);
+    assert!(clients.iter_mut().all(|client| matches!(client.try_wait(), Ok(None))));
+    // One client goes, its generation ends, and its number is free.
+    clients.swap_remove(3).kill().expect("it runs");
+    assert!(steered.network.at_node(|| nodes[3].wait()).success(), "{}", nodes[3].log());
+    let next = steered.start(plan());
+    assert_eq!(steered.wait_until_steered(&next)["generation"], 3);
+    ask_over_tcp(&steered, 5);
+    clients.iter_mut().for_each(|client| client.kill().expect("it runs"));
+    drop((nodes, next, agent));
 }
 
 fn connections_live_on_when_a_newer_generation_takes_over(driver: Driver) {

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use berth_control_agent::programs::{Mode, Programs};
+use berth_control_agent::programs::{Card, Programs};
 use berth_fixtures::dice::SplitMix64;
 use berth_fixtures::frames::{self, protocol};
 use berth_fixtures::packets;
@@ -57,12 +57,12 @@ fn seats(programs: &mut Programs, kind: Type, address: &str) -> (SocketAddr, Vec
 fn seats_behind_card(
     network: &Network,
     programs: &mut Programs,
-    mode: Mode,
+    card: Card,
     kind: Type,
     address: &str,
 ) -> (SocketAddr, Vec<Socket>) {
     network.at_node(|| {
-        programs.attach_to_card(NODE_CARD, mode).expect("the card takes the program");
+        programs.attach_to_card(NODE_CARD, card).expect("the card takes the program");
         seats(programs, kind, address)
     })
 }
@@ -229,13 +229,13 @@ fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
         return;
     }
     let network = Network::build().expect("root may make namespaces");
-    for (mode, address, client) in [
-        (Mode::Native, "192.0.2.1:0", "192.0.2.100"),
-        (Mode::Native, "[2001:db8::1]:0", "2001:db8::100"),
-        (Mode::Generic, "192.0.2.1:0", "192.0.2.100"),
+    for (card, address, client) in [
+        (Card::Steer, "192.0.2.1:0", "192.0.2.100"),
+        (Card::Steer, "[2001:db8::1]:0", "2001:db8::100"),
+        (Card::SteerGeneric, "192.0.2.1:0", "192.0.2.100"),
     ] {
         let Some(mut programs) = load_or_skip(test, &table) else { return };
-        let (address, sockets) = seats_behind_card(&network, &mut programs, mode, Type::DGRAM, address);
+        let (address, sockets) = seats_behind_card(&network, &mut programs, card, Type::DGRAM, address);
         let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
         // The cable hands frames over on the sender's CPU: so half of them belong to the other one.
         let clients = || {
@@ -250,7 +250,7 @@ fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
         }
         for _ in &sent {
             let (seat, payload) = first(&sockets, receive);
-            assert!(expected[seat].remove(&payload), "{mode:?}: seat {seat} got what is not its own");
+            assert!(expected[seat].remove(&payload), "{card:?}: seat {seat} got what is not its own");
         }
         let [xdp, door] =
             [programs.xdp_counters().unwrap().reasons, programs.socket_counters().unwrap().reasons];
@@ -259,14 +259,14 @@ fn over_a_cable_every_datagram_reaches_its_cpu_and_its_socket() {
             assert_eq!(
                 [xdp, door].map(|counted| counted[reason as usize]),
                 [expected; 2],
-                "{mode:?}: {reason:?}"
+                "{card:?}: {reason:?}"
             );
         }
         let counters = programs.xdp_counters().unwrap();
         assert_eq!((counters.kept + counters.moved, counters.not_moved), (sent.len() as u64, 0));
         let of_core = |core| sent.iter().filter(|(_, seat)| SEATS[*seat].1 == core).count() as u64;
         let moved = if site::cpu(0) == 0 { of_core(1) } else { of_core(0) };
-        assert_eq!(counters.moved, moved, "{mode:?}: those of the other CPU, and no others");
+        assert_eq!(counters.moved, moved, "{card:?}: those of the other CPU, and no others");
     }
 }
 
@@ -281,7 +281,7 @@ fn over_a_cable_connections_are_accepted_by_the_socket_of_their_flow() {
     for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
         let Some(mut programs) = load_or_skip(test, &table) else { return };
         let (address, sockets) =
-            seats_behind_card(&network, &mut programs, Mode::Native, Type::STREAM, address);
+            seats_behind_card(&network, &mut programs, Card::Steer, Type::STREAM, address);
         let listeners: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
         for _ in 0..64 {
             let mut client = network.at_client(|| TcpStream::connect(address)).unwrap();

@@ -24,8 +24,17 @@ pub(crate) struct Arguments {
     check: bool,
 }
 
-/// The committed object, and what made it.
-const OBJECT: &str = "ebpf-programs/berth.bpf.o";
+/// A committed object, and the program of [`SOURCE`] that it is.
+struct Object {
+    path: &'static str,
+    program: &'static str,
+}
+
+const OBJECTS: [Object; 2] = [
+    Object { path: "ebpf-programs/berth.bpf.o", program: "berth-programs" },
+    Object { path: "ebpf-programs/measure.bpf.o", program: "berth-measure" },
+];
+/// What made them.
 const MADE_BY: &str = "ebpf-programs/berth.bpf.toolchain";
 /// The source of the programs, a workspace of its own.
 const SOURCE: &str = "ebpf-programs/programs";
@@ -62,20 +71,23 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Fa
     if arguments.check {
         return check(workspace);
     }
-    let built = build(workspace)?;
-    fs::copy(&built, workspace.path(OBJECT))
-        .map_err(|error| Failure::new(format!("cannot write {OBJECT}: {error}")))?;
+    for (Object { path, .. }, built) in OBJECTS.iter().zip(build(workspace)?) {
+        fs::copy(&built, workspace.path(path))
+            .map_err(|error| Failure::new(format!("cannot write {path}: {error}")))?;
+        println!("{path}: written");
+    }
     let made_by = fingerprint(workspace)?;
     workspace.write(MADE_BY, &made_by)?;
-    println!("{OBJECT}: written, made by\n{made_by}");
+    println!("made by\n{made_by}");
     Ok(())
 }
 
-/// Builds the object and compares it with the committed one. The tools are there.
+/// Builds the objects and compares them with the committed ones. The tools are there.
 pub(crate) fn check(workspace: &Workspace) -> Result<(), Failure> {
-    let built = build(workspace)?;
-    let verdict = compare(workspace, &built, &fingerprint(workspace)?)?;
-    println!("{OBJECT}: {verdict}");
+    let made_by = fingerprint(workspace)?;
+    for (Object { path, .. }, built) in OBJECTS.iter().zip(build(workspace)?) {
+        println!("{path}: {}", compare(workspace, path, &built, &made_by)?);
+    }
     Ok(())
 }
 
@@ -139,8 +151,8 @@ fn fingerprint(workspace: &Workspace) -> Result<String, Failure> {
     ))
 }
 
-/// Builds the object; what only debuggers read is left out.
-fn build(workspace: &Workspace) -> Result<PathBuf, Failure> {
+/// Builds the objects, in their order; what only debuggers read is left out.
+fn build(workspace: &Workspace) -> Result<Vec<PathBuf>, Failure> {
     let target = workspace.target("bpf");
     let mut cargo = Command::new("cargo");
     cargo
@@ -154,12 +166,14 @@ fn build(workspace: &Workspace) -> Result<PathBuf, Failure> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace)?)
         .env("PATH", path_with(&[tools(workspace).join("bin")]));
     shell::run(cargo)?;
-    let whole = target.join(TARGET).join("release/berth-programs");
-    let stripped = target.join("berth.bpf.o");
-    let mut strip = Command::new(PathBuf::from(LLVM).join("bin/llvm-objcopy"));
-    strip.arg("--strip-debug").arg(&whole).arg(&stripped);
-    shell::capture(strip)?;
-    Ok(stripped)
+    let strip = |Object { program, .. }: &Object| {
+        let whole = target.join(TARGET).join("release").join(program);
+        let stripped = target.join(program).with_extension("bpf.o");
+        let mut strip = Command::new(PathBuf::from(LLVM).join("bin/llvm-objcopy"));
+        strip.arg("--strip-debug").arg(&whole).arg(&stripped);
+        shell::capture(strip).map(|_| stripped)
+    };
+    OBJECTS.iter().map(strip).collect()
 }
 
 /// The compiler's flags, in the form in which they may contain spaces.
@@ -196,21 +210,24 @@ fn registries(cargo_home: &str) -> Vec<String> {
 }
 
 /// Compares what was built with what is committed; says in which way they agree.
-fn compare(workspace: &Workspace, built: &Path, made_by: &str) -> Result<String, Failure> {
+fn compare(workspace: &Workspace, path: &str, built: &Path, made_by: &str) -> Result<String, Failure> {
     let read = |path: &Path| {
         fs::read(path).map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))
     };
-    let committed = workspace.path(OBJECT);
+    let committed = workspace.path(path);
     let recorded = workspace.read(MADE_BY)?.unwrap_or_default();
     if read(built)? == read(&committed)? {
         return Ok("the committed bytes are what the source makes".to_owned());
     }
     if recorded == made_by {
         return Err(Failure::new(format!(
-            "{OBJECT} is not what its source makes, with the same toolchain: run `cargo xtask ebpf` and commit it"
+            "{path} is not what its source makes, with the same toolchain: run `cargo xtask ebpf` and commit it"
         )));
     }
     compare_lengths(&lengths(&committed)?, &lengths(built)?)?;
+    if path != OBJECTS[0].path {
+        return Ok(format!("another toolchain made it; recorded:\n{recorded}here:\n{made_by}"));
+    }
     let mut verdicts = workspace.cargo(["test", "--quiet", "--package", "berth-tests"]);
     verdicts.args(["--test", "steering", "--test", "steering_live"]);
     verdicts.env("BERTH_BPF_OBJECT", built);

@@ -88,33 +88,21 @@ pub enum Card {
     Steer,
     /// The same for all others.
     SteerGeneric,
-    /// One that does nothing, to be measured beside.
-    Empty,
 }
 
 impl Card {
-    const ALL: [Self; 3] = [Self::Steer, Self::SteerGeneric, Self::Empty];
+    const ALL: [Self; 2] = [Self::Steer, Self::SteerGeneric];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Steer => "berth_xdp",
             Self::SteerGeneric => "berth_xdp_generic",
-            Self::Empty => "berth_empty",
         }
     }
 
     fn refused(self, source: ProgramError) -> Failure {
         Failure::Program { name: self.name(), source }
     }
-}
-
-/// Who runs the program of a network card.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// The card's driver, before the kernel has made anything of a frame.
-    Native,
-    /// The kernel, for drivers that cannot: later, and dearer.
-    Generic,
 }
 
 /// What a program for network cards says of a frame.
@@ -264,11 +252,11 @@ impl Programs {
         Ok(TableMap(fresh))
     }
 
-    /// Has a network card run the steering program, until this value is gone.
-    pub fn attach_to_card(&mut self, interface: &str, mode: Mode) -> Result<(), Failure> {
-        let (card, mode) = match mode {
-            Mode::Native => (Card::Steer, XdpMode::Driver),
-            Mode::Generic => (Card::SteerGeneric, XdpMode::Skb),
+    /// Has a network card run a program, until this value is gone.
+    pub fn attach_to_card(&mut self, interface: &str, card: Card) -> Result<(), Failure> {
+        let mode = match card {
+            Card::Steer => XdpMode::Driver,
+            Card::SteerGeneric => XdpMode::Skb,
         };
         self.card_mut(card)?.attach(interface, mode).map_err(|source| card.refused(source))?;
         Ok(())
@@ -335,13 +323,8 @@ impl Programs {
         Ok((action, result.duration))
     }
 
-    /// How often a program has run and for how long, while the kernel kept account (`kernel.bpf_stats_enabled`).
-    pub fn run_time(&self, card: Card) -> Result<(u64, Duration), Failure> {
-        let info = self.card(card)?.info().map_err(|source| card.refused(source))?;
-        Ok((info.run_count(), info.run_time()))
-    }
-
-    fn card(&self, card: Card) -> Result<&Xdp, Failure> {
+    /// A program that was loaded.
+    pub fn card(&self, card: Card) -> Result<&Xdp, Failure> {
         let program = self.object.program(card.name()).ok_or(Failure::Missing(card.name()))?;
         program.try_into().map_err(|source| card.refused(source))
     }

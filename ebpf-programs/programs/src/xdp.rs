@@ -71,12 +71,6 @@ fn steer(ctx: &XdpContext, cpus: &CpuMap<CPUS_MAX>) -> u32 {
     }
 }
 
-/// Does nothing: what calling any program costs, for those who measure.
-#[xdp(frags)]
-fn berth_empty(_: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
-}
-
 /// The frame's first buffer: its headers are there, and the first bytes behind them.
 struct Frame {
     start: usize,

@@ -125,14 +125,13 @@ fn ipv4(packet: &(impl Packet + ?Sized), at: usize) -> Result<Ip, Odd> {
 /// IPv6, with extension headers.
 #[inline(always)]
 fn ipv6(packet: &(impl Packet + ?Sized), at: usize) -> Result<Ip, Odd> {
-    let [version, _, _, _, _, _, mut protocol, _] = packet.read(at).ok_or(Odd::Cut)?;
+    let header: [u8; 40] = packet.read(at).ok_or(Odd::Cut)?;
+    let [version, _, _, _, _, _, mut protocol, _, addresses @ ..] = header;
     if version >> 4 != 6 {
         return Err(Odd::Malformed);
     }
-    let addresses = Addresses::V6 {
-        source: packet.read(at + 8).ok_or(Odd::Cut)?,
-        destination: packet.read(at + 24).ok_or(Odd::Cut)?,
-    };
+    let [source, destination] = [0, 16].map(|from| core::array::from_fn(|byte| addresses[from + byte]));
+    let addresses = Addresses::V6 { source, destination };
     let mut payload = at + 40;
     let mut part = Part::Whole;
     for _ in 0..EXTENSIONS_MAX {

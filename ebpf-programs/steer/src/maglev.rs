@@ -16,7 +16,7 @@ pub const MEMBERS_MAX: usize = 655;
 
 /// A server and a core of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(C)] // A slot of the ring.
+#[repr(C)] // A part of the ring.
 pub struct Place {
     /// The number of the node in its site.
     pub server: u16,
@@ -25,12 +25,17 @@ pub struct Place {
 }
 
 /// The slots, filled by [`Ring::fill`].
+///
+/// Each slot has the number of its member, which is half as long as the member itself: what flows read at random places
+/// then has 128 KiB, and fits into the second cache beside all else that a core does.
 #[derive(Clone)]
 #[repr(C)] // A part of `table::Table`.
 pub struct Ring {
-    slots: [Place; RING_LEN],
-    /// Never read. The verifier knows the last slot's place only up to three bytes.
-    behind: [Place; 2],
+    /// One more than there can be, for a size without odd bytes.
+    members: [Place; MEMBERS_MAX + 1],
+    slots: [u16; RING_LEN],
+    /// Never read. The verifier knows the last slot's place only up to a byte.
+    behind: [u16; 1],
 }
 
 /// Why a ring cannot be filled.
@@ -54,7 +59,7 @@ impl Ring {
     /// A ring whose slots are all core 0 of server 0.
     pub const fn new() -> Self {
         const NOWHERE: Place = Place { server: 0, core: 0 };
-        Self { slots: [NOWHERE; RING_LEN], behind: [NOWHERE; 2] }
+        Self { members: [NOWHERE; MEMBERS_MAX + 1], slots: [0; RING_LEN], behind: [0; 1] }
     }
 
     /// The place of a flow with this hash.
@@ -62,7 +67,8 @@ impl Ring {
     pub fn place(&self, hash: u64) -> Option<Place> {
         // Scaling takes the high bits, which are as good as the low ones, and needs no division.
         let slot = ((hash >> 32) * RING_LEN as u64) >> 32;
-        self.slots.get(slot as usize).copied()
+        let member = self.slots.get(slot as usize)?;
+        self.members.get(usize::from(*member)).copied()
     }
 
     /// Gives the slots to `members`, which are sorted. On an error the ring is as it was.
@@ -77,18 +83,19 @@ impl Ring {
             return Err(BadMembers::Unsorted);
         }
         let mut orders = [Order { next: 0, stride: 0 }; MEMBERS_MAX];
-        for (order, member) in orders.iter_mut().zip(members) {
+        for ((order, kept), member) in orders.iter_mut().zip(&mut self.members).zip(members) {
             *order = Order::of(*member);
+            *kept = *member;
         }
         self.slots = [FREE; RING_LEN];
         let mut free = RING_LEN;
         loop {
-            for (order, member) in orders.iter_mut().zip(members) {
+            for (member, order) in (0..).zip(&mut orders[..members.len()]) {
                 let mut slot = order.take();
                 while self.slots[slot] != FREE {
                     slot = order.take();
                 }
-                self.slots[slot] = *member;
+                self.slots[slot] = member;
                 free -= 1;
                 if free == 0 {
                     return Ok(());
@@ -97,14 +104,14 @@ impl Ring {
         }
     }
 
-    /// The slots, to count them.
-    pub fn slots(&self) -> &[Place; RING_LEN] {
-        &self.slots
+    /// Whose each slot is.
+    pub fn slots(&self) -> impl ExactSizeIterator<Item = Place> + '_ {
+        self.slots.iter().map(|member| self.members[usize::from(*member)])
     }
 }
 
-/// A slot that nobody has; no core has such a number.
-const FREE: Place = Place { server: u16::MAX, core: u16::MAX };
+/// A slot that nobody has; no member has such a number.
+const FREE: u16 = u16::MAX;
 
 /// The order in which one member takes slots.
 #[derive(Clone, Copy)]
