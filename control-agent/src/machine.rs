@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::MapError;
 use aya::pin::PinError;
@@ -26,6 +27,10 @@ use rustix::net::{AddressFamily, SocketType};
 use crate::pins::{self, Pins};
 use crate::plan::{self, Age, BadDesired, Desired, Link, Observed, Step};
 use crate::programs::{self, Card, Failure as ProgramFailure, Programs, TableMap};
+
+/// How long the kernel may take to let go of an array that nobody uses any more: some turns of RCU.
+const LETTING_GO_TRIES: u32 = 200;
+const LETTING_GO_WAIT: Duration = Duration::from_millis(5);
 
 /// What `statfs` says of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -113,6 +118,15 @@ enum DoorAge {
     Made,
 }
 
+impl Door {
+    /// Has the program choose among these sockets and all that share their address.
+    fn attach(&mut self, sockets: &[OwnedFd]) -> Result<(), Failure> {
+        let Some(socket) = sockets.first() else { return Ok(()) };
+        let attached = self.program.attach(socket);
+        attached.map_err(|source| ProgramFailure::Program { name: "berth_socket", source }.into())
+    }
+}
+
 impl Machine {
     /// Has the kernel check the programs. Nothing is changed.
     pub fn open(pins: &Path) -> Result<Self, Failure> {
@@ -151,6 +165,17 @@ impl Machine {
     pub fn observe(&self, desired: &Desired) -> Result<Observed, Failure> {
         let indexes = indexes_of(&desired.cards);
         let mut observed = Observed { folder: self.is_there(), indexes, ..Observed::default() };
+        for other in self.other_layouts()? {
+            let names = names_in(&self.pins.of_layout(other).links())?;
+            let links = names.iter().filter_map(|name| pins::parse_link(name));
+            observed.links.extend(links.map(|(mode, index, interface)| Link {
+                interface,
+                index,
+                mode,
+                runs_pinned: false,
+            }));
+            observed.other_layouts.insert(other);
+        }
         if !observed.folder {
             return Ok(observed);
         }
@@ -170,6 +195,12 @@ impl Machine {
         observed.links.sort();
         observed.groups = self.pinned_groups()?;
         Ok(observed)
+    }
+
+    /// Layouts whose folders lie beside ours.
+    fn other_layouts(&self) -> Result<Vec<u32>, Failure> {
+        let Some(above) = self.pins.folder.parent() else { return Ok(Vec::new()) };
+        Ok(names_in(above)?.iter().filter_map(|name| pins::parse_other_layout(name)).collect())
     }
 
     /// What the kernel says of the link that is pinned by this name.
@@ -260,6 +291,7 @@ impl Machine {
     fn execute(&mut self, step: &Step, desired: &Desired) -> Result<(), Failure> {
         match step {
             Step::MakeFolder => self.make_folder(),
+            Step::TakeOver(layout) => self.take_over(*layout),
             Step::PinProgram(mode) => self.pin_program(*mode),
             Step::WriteTable(_) => {
                 let written = self.shared()?.set_table(&*plan::table(desired)?)?;
@@ -284,6 +316,19 @@ impl Machine {
         }
         self.open_shared()?;
         Ok(())
+    }
+
+    /// A link keeps its program, and that its maps, until it is updated; so does a group of sockets, until they are seated.
+    fn take_over(&self, layout: u32) -> Result<(), Failure> {
+        let other = self.pins.of_layout(layout);
+        for name in names_in(&other.links())? {
+            if pins::parse_link(&name).is_some() {
+                let from = other.links().join(&name);
+                let moved = fs::rename(&from, self.pins.links().join(&name));
+                moved.map_err(|source| Failure::File { path: from, verb: "moved", source })?;
+            }
+        }
+        clear(&other).map(drop)
     }
 
     fn pin_program(&mut self, mode: XdpMode) -> Result<(), Failure> {
@@ -391,17 +436,23 @@ impl Machine {
     ) -> Result<(), Failure> {
         let door = self.door(group)?;
         for (core, socket) in (first_core..=u8::MAX).zip(sockets) {
-            match door.maps.set_socket(generation, core, &socket.as_raw_fd()) {
-                // A socket is in one array at most. One that an earlier agent put into this one is in its slot.
-                Err(error) if door.age == DoorAge::Found && is_busy(&error) => {}
-                other => other?,
+            let mut tries = 0;
+            // A socket is in one array at most.
+            while let Err(error) = door.maps.set_socket(generation, core, &socket.as_raw_fd()) {
+                match (is_busy(&error), door.age) {
+                    // One that an earlier agent put into this one is in its slot.
+                    (true, DoorAge::Found) => break,
+                    // That of another layout goes with its program, a moment after ours has taken its place.
+                    (true, DoorAge::Made) if tries < LETTING_GO_TRIES => {
+                        door.attach(sockets)?;
+                        tries += 1;
+                        std::thread::sleep(LETTING_GO_WAIT);
+                    }
+                    _ => return Err(error.into()),
+                }
             }
         }
-        if let Some(socket) = sockets.first() {
-            let attached = door.program.attach(socket);
-            attached.map_err(|source| ProgramFailure::Program { name: "berth_socket", source })?;
-        }
-        Ok(())
+        door.attach(sockets)
     }
 
     fn door(&mut self, group: Group) -> Result<&mut Door, Failure> {
@@ -432,48 +483,63 @@ impl Machine {
 
     fn remove_group(&mut self, group: &Group) -> Result<(), Failure> {
         self.groups.remove(group);
-        let folder = self.pins.group(group);
-        for name in ["program", "program-new", "sockets"] {
-            remove(&folder.join(name))?;
-        }
-        remove_folder(&folder)
+        clear_group(&self.pins, group)
     }
 
-    /// Takes everything of ours out of the kernel: cards first, so that no packet is steered by half of it.
+    /// Takes everything of ours out of the kernel.
     pub fn remove_all(&mut self) -> Result<Vec<String>, Failure> {
-        let mut removed = Vec::new();
-        if !self.pins.folder.is_dir() {
-            return Ok(removed);
-        }
-        for name in names_in(&self.pins.links())? {
-            if let Some((mode, _, interface)) = pins::parse_link(&name) {
-                remove(&self.pins.links().join(&name))?;
-                removed.push(format!("detached from {interface} ({})", mode.word()));
-            }
-        }
-        for group in self.pinned_groups()? {
-            self.remove_group(&group)?;
-            removed.push(format!("let go of the sockets at {group}"));
-        }
+        self.groups.clear();
         self.shared = None;
-        let programs = [XdpMode::Native, XdpMode::Generic].map(|mode| self.pins.program(mode));
-        for path in programs.into_iter().chain([self.pins.table()]) {
-            remove(&path)?;
-            remove(&unfinished(&path))?;
-        }
-        for map in programs::SHARED {
-            remove(&self.pins.maps().join(map))?;
-        }
-        for folder in self.pins.folders().iter().rev() {
-            remove_folder(folder)?;
+        let mut removed = clear(&self.pins)?;
+        for other in self.other_layouts()? {
+            removed.extend(clear(&self.pins.of_layout(other))?);
         }
         // The folder above is ours if nothing else is in it.
-        if let Some(above) = self.pins.folder.parent() {
+        if let (false, Some(above)) = (removed.is_empty(), self.pins.folder.parent()) {
             let _ = fs::remove_dir(above);
         }
-        removed.push(format!("removed {}", self.pins.folder.display()));
         Ok(removed)
     }
+}
+
+fn clear_group(pins: &Pins, group: &Group) -> Result<(), Failure> {
+    let folder = pins.group(group);
+    for name in ["program", "program-new", "sockets"] {
+        remove(&folder.join(name))?;
+    }
+    remove_folder(&folder)
+}
+
+/// Removes what we know of a folder of pins, and says what that was: cards first, so that no packet is steered by half of
+/// it.
+fn clear(pins: &Pins) -> Result<Vec<String>, Failure> {
+    let mut removed = Vec::new();
+    if !pins.folder.is_dir() {
+        return Ok(removed);
+    }
+    for name in names_in(&pins.links())? {
+        if let Some((mode, _, interface)) = pins::parse_link(&name) {
+            remove(&pins.links().join(&name))?;
+            removed.push(format!("detached from {interface} ({})", mode.word()));
+        }
+    }
+    for group in names_in(&pins.groups())?.iter().filter_map(|name| pins::parse_group(name)) {
+        clear_group(pins, &group)?;
+        removed.push(format!("let go of the sockets at {group}"));
+    }
+    let programs = [XdpMode::Native, XdpMode::Generic].map(|mode| pins.program(mode));
+    for path in programs.into_iter().chain([pins.table()]) {
+        remove(&path)?;
+        remove(&unfinished(&path))?;
+    }
+    for map in programs::SHARED {
+        remove(&pins.maps().join(map))?;
+    }
+    for folder in pins.folders().iter().rev() {
+        remove_folder(folder)?;
+    }
+    removed.push(format!("removed {}", pins.folder.display()));
+    Ok(removed)
 }
 
 /// The numbers of network cards, of those that are there.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   /sys/fs/bpf/berth/            agent.pins
-//!     v1/                         the layout of the table: what another one brings has a folder of its own
+//!     v2/                         the layout of the table: what another one brings has a folder of its own
 //!       table                     the table in use
 //!       maps/TABLES, ...          the maps that all programs share
 //!       programs/native, generic  the programs for cards
@@ -30,6 +30,11 @@ impl Pins {
     /// Below the folder of the configuration.
     pub fn new(pins: &Path) -> Self {
         Self { folder: pins.join(format!("v{LAYOUT}")) }
+    }
+
+    /// Those of another layout, which lie beside these.
+    pub fn of_layout(&self, layout: u32) -> Self {
+        Self { folder: self.folder.with_file_name(format!("v{layout}")) }
     }
 
     /// The folders, in the order in which they are made.
@@ -79,6 +84,12 @@ impl Pins {
 
 /// What stands for a dot. A slash cannot be in a card's name, so this is nobody else's.
 const DOT: &str = "%2e";
+
+/// Which other layout's folder has this name.
+pub fn parse_other_layout(name: &str) -> Option<u32> {
+    let layout = name.strip_prefix('v')?.parse().ok()?;
+    (layout != LAYOUT && name == format!("v{layout}")).then_some(layout)
+}
 
 /// What the name of a link says.
 pub fn parse_link(name: &str) -> Option<(XdpMode, u32, String)> {
@@ -130,6 +141,16 @@ mod tests {
             }
         }
         assert_eq!(pins.program(XdpMode::Native), Path::new("/sys/fs/bpf/berth/v2/programs/native"));
+    }
+
+    #[test]
+    fn other_layouts_are_known_by_their_folders() {
+        let pins = Pins::new(Path::new("/sys/fs/bpf/berth"));
+        assert_eq!(parse_other_layout(name(&pins.folder)), None, "this one");
+        assert_eq!(parse_other_layout(name(&pins.of_layout(7).folder)), Some(7));
+        for foreign in ["", "v", "7", "v07", "v+7", "v-1", "v7x", "w7", "v99999999999"] {
+            assert_eq!(parse_other_layout(foreign), None, "{foreign}");
+        }
     }
 
     #[test]

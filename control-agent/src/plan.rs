@@ -139,9 +139,11 @@ fn bits(address: IpAddr) -> u128 {
 pub struct Observed {
     /// Whether our folder of pins is there.
     pub folder: bool,
+    /// Other layouts that an agent before this one has pinned.
+    pub other_layouts: BTreeSet<u32>,
     /// The programs for cards.
     pub programs: BTreeMap<XdpMode, Age>,
-    /// What is attached to cards.
+    /// What is attached to cards, by any layout.
     pub links: Vec<Link>,
     /// The numbers of the cards that are desired, for those that exist.
     pub indexes: BTreeMap<String, u32>,
@@ -178,6 +180,8 @@ pub struct Link {
 pub enum Step {
     /// Make our folder of pins, with maps and the table that steers nothing yet.
     MakeFolder,
+    /// Move what is attached out of the folder of another layout, to be updated, and let go of the rest that is there.
+    TakeOver(u32),
     /// Load the program for cards of this kind, and pin it in place of an older one.
     PinProgram(XdpMode),
     /// Put the table of this number in place of the one that is there.
@@ -203,6 +207,7 @@ impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MakeFolder => write!(out, "make the folder of pins, with maps that steer nothing"),
+            Self::TakeOver(layout) => write!(out, "take over the cards of an agent of layout {layout}"),
             Self::PinProgram(mode) => write!(out, "load and pin the program for {} mode", mode.word()),
             Self::WriteTable(version) => write!(out, "write table {version}"),
             Self::UpdateLink(link) => {
@@ -224,6 +229,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
     if !observed.folder {
         steps.push(Step::MakeFolder);
     }
+    steps.extend(observed.other_layouts.iter().map(|layout| Step::TakeOver(*layout)));
     let (kept, dropped): (Vec<&Link>, Vec<&Link>) =
         observed.links.iter().partition(|link| is_wanted(link, desired, observed));
     let fresh: Vec<&Card> = desired

@@ -25,7 +25,7 @@ on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
 once!(["root", "aioquic", "two cpus"]; a_crowd_stays_on_its_cores_while_the_agent_dies);
 once!(["root", "two cpus"]; a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
-    a_card_that_cannot_is_named, a_start_is_refused_while_sixteen_generations_run, a_newer_program_takes_the_place_of_an_older_one);
+    a_card_that_cannot_is_named, a_start_is_refused_while_sixteen_generations_run, an_agent_of_another_layout_is_taken_over, a_newer_program_takes_the_place_of_an_older_one);
 
 /// Programs for those who measure.
 static MEASURE: &[u8] = aya::include_bytes_aligned!("../../ebpf-programs/measure.bpf.o");
@@ -445,6 +445,46 @@ fn a_newer_program_takes_the_place_of_an_older_one() {
     ask_over_tcp(&steered, 5);
     assert!(steered.counters().0.kept > 0, "the new program runs");
     drop((node, agent));
+}
+
+fn an_agent_of_another_layout_is_taken_over() {
+    let steered = Steered::build("auto");
+    let agent = steered.agent();
+    let node = steered.start(steered.plan(Driver::Auto, &routes()));
+    steered.wait_until_steered(&node);
+    let before = numbers(&steered);
+    let many = || start(h3_command("many", https()[0]).args(["--local", "192.0.2.100"]).args(MANY));
+    let client = steered.network.at_client(many);
+    agent.stop();
+    wait_until("the node has noticed", || steered.status(&node)["agent"] == "away");
+    // As an agent with another table would have left it.
+    std::fs::rename(steered.pins().join("v2"), steered.pins().join("v1")).expect("a folder can be renamed");
+    let would = steered.run(&["attach", "--dry-run"]).ok();
+    for step in
+        ["would take over the cards of an agent of layout 1", "would have node0 run the new program (native)"]
+    {
+        assert!(would.contains(step), "{would}");
+    }
+    let agent = steered.agent();
+    wait_until("the node has called again", || steered.status(&node)["agent"] == "linked");
+    // The counters are new, too: it is the new programs that count.
+    wait_until("the new programs steer", || {
+        ask_over_tcp(&steered, 5);
+        let (xdp, door) = steered.counters();
+        xdp.kept > 0 && xdp.moved > 0 && door.chosen > 0
+    });
+    finish(client).ok();
+    let after = numbers(&steered);
+    assert_eq!(after["native-2-node0"], before["native-2-node0"], "the card was never without a program");
+    assert_ne!(after["native"], before["native"]);
+    assert!(
+        pinned(&steered.pins()).iter().all(|pin| pin.starts_with("v2/")),
+        "{:?}",
+        pinned(&steered.pins())
+    );
+    assert_eq!(steered.status(&node)["sockets"], "programs");
+    steered.network.at_node(|| node.finish());
+    agent.stop();
 }
 
 fn a_start_is_refused_while_sixteen_generations_run() {

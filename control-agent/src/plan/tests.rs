@@ -46,6 +46,7 @@ fn link(interface: &str, index: u32, mode: XdpMode) -> Link {
 fn reached() -> Observed {
     Observed {
         folder: true,
+        other_layouts: BTreeSet::new(),
         programs: [(XdpMode::Native, Age::Current), (XdpMode::Generic, Age::Current)].into(),
         links: vec![link("eth0", 2, XdpMode::Native), link("eth1", 3, XdpMode::Generic)],
         indexes: [("eth0".into(), 2), ("eth1".into(), 3)].into(),
@@ -119,6 +120,31 @@ fn from_nothing_programs_and_table_come_before_cards() {
     );
     let words: Vec<_> = steps.iter().map(ToString::to_string).collect();
     assert_eq!(words[4], "attach to eth0 (native, or else generic)");
+}
+
+#[test]
+fn cards_of_another_layout_are_taken_over_and_never_without_a_program() {
+    let left = |link: Link| Link { runs_pinned: false, ..link };
+    let links: Vec<_> = reached().links.into_iter().map(left).collect();
+    let observed = Observed {
+        other_layouts: [1].into(),
+        links: links.clone(),
+        indexes: reached().indexes,
+        ..Observed::default()
+    };
+    let steps = plan(&desired(), &observed);
+    assert_eq!(
+        steps,
+        [
+            Step::MakeFolder,
+            Step::TakeOver(1),
+            Step::PinProgram(XdpMode::Native),
+            Step::PinProgram(XdpMode::Generic),
+            Step::WriteTable(5),
+            Step::UpdateLink(links[0].clone()),
+            Step::UpdateLink(links[1].clone()),
+        ]
+    );
 }
 
 #[test]
