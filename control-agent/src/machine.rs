@@ -122,8 +122,7 @@ impl Door {
     /// Has the program choose among these sockets and all that share their address.
     fn attach(&mut self, sockets: &[OwnedFd]) -> Result<(), Failure> {
         let Some(socket) = sockets.first() else { return Ok(()) };
-        let attached = self.program.attach(socket);
-        attached.map_err(|source| ProgramFailure::Program { name: "berth_socket", source }.into())
+        Ok(self.program.attach(socket).map_err(programs::door_refused)?)
     }
 }
 
@@ -166,14 +165,7 @@ impl Machine {
         let indexes = indexes_of(&desired.cards);
         let mut observed = Observed { folder: self.is_there(), indexes, ..Observed::default() };
         for other in self.other_layouts()? {
-            let names = names_in(&self.pins.of_layout(other).links())?;
-            let links = names.iter().filter_map(|name| pins::parse_link(name));
-            observed.links.extend(links.map(|(mode, index, interface)| Link {
-                interface,
-                index,
-                mode,
-                runs_pinned: false,
-            }));
+            observed.links.extend(links_in(&self.pins.of_layout(other))?.into_values());
             observed.other_layouts.insert(other);
         }
         if !observed.folder {
@@ -187,10 +179,9 @@ impl Machine {
             observed.programs.insert(mode, age);
             ids.insert(mode, info.id());
         }
-        for name in names_in(&self.pins.links())? {
-            let Some((mode, index, interface)) = pins::parse_link(&name) else { continue };
-            let runs_pinned = ids.get(&mode) == Some(&self.link_info(&name)?.program_id());
-            observed.links.push(Link { interface, index, mode, runs_pinned });
+        for (name, link) in links_in(&self.pins)? {
+            let runs_pinned = ids.get(&link.mode) == Some(&self.link_info(&name)?.program_id());
+            observed.links.push(Link { runs_pinned, ..link });
         }
         observed.links.sort();
         observed.groups = self.pinned_groups()?;
@@ -222,7 +213,7 @@ impl Machine {
         if !self.is_there() {
             return Ok(BTreeSet::new());
         }
-        Ok(names_in(&self.pins.groups())?.iter().filter_map(|name| pins::parse_group(name)).collect())
+        groups_in(&self.pins)
     }
 
     /// The table in the kernel.
@@ -321,12 +312,10 @@ impl Machine {
     /// A link keeps its program, and that its maps, until it is updated; so does a group of sockets, until they are seated.
     fn take_over(&self, layout: u32) -> Result<(), Failure> {
         let other = self.pins.of_layout(layout);
-        for name in names_in(&other.links())? {
-            if pins::parse_link(&name).is_some() {
-                let from = other.links().join(&name);
-                let moved = fs::rename(&from, self.pins.links().join(&name));
-                moved.map_err(|source| Failure::File { path: from, verb: "moved", source })?;
-            }
+        for name in links_in(&other)?.into_keys() {
+            let from = other.links().join(&name);
+            let moved = fs::rename(&from, self.pins.links().join(&name));
+            moved.map_err(|source| Failure::File { path: from, verb: "moved", source })?;
         }
         clear(&other).map(drop)
     }
@@ -517,13 +506,11 @@ fn clear(pins: &Pins) -> Result<Vec<String>, Failure> {
     if !pins.folder.is_dir() {
         return Ok(removed);
     }
-    for name in names_in(&pins.links())? {
-        if let Some((mode, _, interface)) = pins::parse_link(&name) {
-            remove(&pins.links().join(&name))?;
-            removed.push(format!("detached from {interface} ({})", mode.word()));
-        }
+    for (name, Link { interface, mode, .. }) in links_in(pins)? {
+        remove(&pins.links().join(&name))?;
+        removed.push(format!("detached from {interface} ({})", mode.word()));
     }
-    for group in names_in(&pins.groups())?.iter().filter_map(|name| pins::parse_group(name)) {
+    for group in groups_in(pins)? {
         clear_group(pins, &group)?;
         removed.push(format!("let go of the sockets at {group}"));
     }
@@ -589,6 +576,20 @@ fn pin_in_place(path: &Path, pin: impl FnOnce(&Path) -> Result<(), PinError>) ->
         verb: "replaced",
         source,
     })
+}
+
+/// The links that are pinned there, by the names of their pins. What they run is not asked.
+fn links_in(pins: &Pins) -> Result<BTreeMap<String, Link>, Failure> {
+    let link = |name: String| {
+        let (mode, index, interface) = pins::parse_link(&name)?;
+        Some((name, Link { interface, index, mode, runs_pinned: false }))
+    };
+    Ok(names_in(&pins.links())?.into_iter().filter_map(link).collect())
+}
+
+/// The groups that are pinned there.
+fn groups_in(pins: &Pins) -> Result<BTreeSet<Group>, Failure> {
+    Ok(names_in(&pins.groups())?.iter().filter_map(|name| pins::parse_group(name)).collect())
 }
 
 fn names_in(folder: &Path) -> Result<Vec<String>, Failure> {

@@ -29,12 +29,12 @@ pub struct Pins {
 impl Pins {
     /// Below the folder of the configuration.
     pub fn new(pins: &Path) -> Self {
-        Self { folder: pins.join(format!("v{LAYOUT}")) }
+        Self { folder: pins.join(folder_of(LAYOUT)) }
     }
 
     /// Those of another layout, which lie beside these.
     pub fn of_layout(&self, layout: u32) -> Self {
-        Self { folder: self.folder.with_file_name(format!("v{layout}")) }
+        Self { folder: self.folder.with_file_name(folder_of(layout)) }
     }
 
     /// The folders, in the order in which they are made.
@@ -85,10 +85,14 @@ impl Pins {
 /// What stands for a dot. A slash cannot be in a card's name, so this is nobody else's.
 const DOT: &str = "%2e";
 
+fn folder_of(layout: u32) -> String {
+    format!("v{layout}")
+}
+
 /// Which other layout's folder has this name.
 pub fn parse_other_layout(name: &str) -> Option<u32> {
     let layout = name.strip_prefix('v')?.parse().ok()?;
-    (layout != LAYOUT && name == format!("v{layout}")).then_some(layout)
+    (layout != LAYOUT && name == folder_of(layout)).then_some(layout)
 }
 
 /// What the name of a link says.

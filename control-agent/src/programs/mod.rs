@@ -335,6 +335,6 @@ impl Programs {
     }
 }
 
-fn door_refused(source: ProgramError) -> Failure {
+pub(crate) fn door_refused(source: ProgramError) -> Failure {
     Failure::Program { name: DOOR, source }
 }

@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+mod object;
 mod socket;
 mod xdp;
 
@@ -31,13 +32,3 @@ fn table() -> Option<&'static Table> {
     // written again.
     Some(unsafe { &*table })
 }
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-// Some helpers are offered only to programs under a licence that agrees with the kernel's.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

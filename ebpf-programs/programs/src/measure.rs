@@ -5,6 +5,8 @@
 #![no_std]
 #![no_main]
 
+mod object;
+
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::{Array, ProgramArray};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -56,13 +58,3 @@ fn berth_drawn(ctx: XdpContext) -> u32 {
     unsafe { MEASURED.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED
 }
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-// Some helpers are offered only to programs under a licence that agrees with the kernel's.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

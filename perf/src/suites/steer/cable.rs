@@ -25,7 +25,7 @@ pub(super) struct Cable {
     near: FrameSocket,
 }
 
-/// Moves this thread to a network of its own, which has no cable yet and ends with the process.
+/// Moves this thread to a network of its own, which has no cable yet and ends with the thread.
 pub(super) fn leave_network() -> Result<(), Box<dyn Error>> {
     sys::leave_network()?;
     // Nobody but us shall send here.

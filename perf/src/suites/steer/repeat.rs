@@ -67,21 +67,20 @@ impl Repeater {
 
     /// The frames that are drawn from now on, all of one kind.
     pub(super) fn lay_out(&mut self, frames: &[Vec<u8>]) -> Result<(), Box<dyn Error>> {
+        self.frame = padded(frames.first().ok_or("there is no frame")?)?;
         let map = self.object.map_mut("WINDOWS").ok_or("the object lacks a map")?;
         let mut windows: Array<_, Window> = Array::try_from(map)?;
         for (place, frame) in (0..).zip(frames) {
-            self.frame = padded(frame)?;
-            let mut value: Window = Default::default();
-            let (words, _) = self.frame[WINDOW].as_chunks();
-            value.iter_mut().zip(words).for_each(|(word, bytes)| *word = u64::from_ne_bytes(*bytes));
-            windows.set(place, value, 0)?;
-        }
-        // What is drawn must be what was laid out.
-        for frame in frames {
-            let (one, all) = (padded(frame)?, self.frame);
-            if one[..WINDOW.start] != all[..WINDOW.start] || one[WINDOW.end..] != all[WINDOW.end..] {
+            let frame = padded(frame)?;
+            if frame[..WINDOW.start] != self.frame[..WINDOW.start]
+                || frame[WINDOW.end..] != self.frame[WINDOW.end..]
+            {
                 return Err("frames of one kind differ outside of the window".into());
             }
+            let mut value: Window = Default::default();
+            let (words, _) = frame[WINDOW].as_chunks();
+            value.iter_mut().zip(words).for_each(|(word, bytes)| *word = u64::from_ne_bytes(*bytes));
+            windows.set(place, value, 0)?;
         }
         Ok(())
     }
