@@ -125,10 +125,11 @@ fn pass_on(mut client: std::process::Child, one: &UdpSocket, other: &UdpSocket) 
 
 fn a_download_survives_rebinding_and_migration(driver: Driver) {
     let node = Plan::new(driver, common()).cores(2).start();
-    for (how, every) in [("rebind", "65536"), ("migrate", "65536")] {
-        let said = h3(how, node.listener(1), &["--every", every]);
+    for how in ["rebind", "migrate"] {
+        // What comes while the client moves may be past the next places to move at: there are six times as many.
+        let said = h3(how, node.listener(1), &["--path", "/stream/4MiB", "--every", "65536"]);
         assert!(said["moves"].as_u64() >= Some(10), "{how}: {said}");
-        assert_eq!((&said["length"], &said["next_status"]), (&json!(1 << 20), &json!(200)), "{how}: {said}");
+        assert_eq!((&said["length"], &said["next_status"]), (&json!(4 << 20), &json!(200)), "{how}: {said}");
         assert!(
             said["connection"]["path_challenges"].as_u64() > Some(0),
             "{how}: a new address is validated: {said}"
