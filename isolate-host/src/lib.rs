@@ -1,6 +1,30 @@
-//! The isolate host runs guests: WebAssembly components, each in its own sandbox.
+//! The isolate host runs guests: WebAssembly components, each call in a sandbox of its own.
 //!
-//! It will take storage, outgoing calls and time as traits, and knows nothing of XDP, the
-//! directory or sockets. Workers arrive with their own change; until then this crate holds the
-//! place, so that the dependency direction of the workspace is fixed from the first day.
+//! From the outside in: [`Host`] is the engine with its pool; a [`Script`] is a component that it has loaded; a [`Call`] is
+//! one request to a fresh instance, as one value that is polled by whoever wants the reply and ends the instance when it is
+//! dropped. What the guest reaches outside is its [`World`]: time, log and other hosts come as a trait, and this crate
+//! knows nothing of sockets, of the directory or of how requests arrive. `wasi` has the interfaces that guests import,
+//! [`pipe`] the bodies, [`Limits`] what a request may cost. [`compile`] makes components into code, in a process
+//! of its own; the [`library`] keeps both.
 #![forbid(unsafe_code)]
+
+mod bindings;
+mod call;
+pub mod compile;
+mod engine;
+mod guest;
+pub mod library;
+mod limits;
+pub mod pipe;
+#[allow(unreachable_pub, reason = "the generated bindings name the types of resources in public")]
+mod wasi;
+mod world;
+
+pub use bindings::wasi::http::types::ErrorCode;
+pub use call::{Call, Fault, FaultKind, Incoming, Reply};
+pub use engine::{Host, HostError, Script, Settings};
+pub use limits::{Falls, Limit, Limits};
+pub use world::{Inbound, Later, Outbound, Promise, Stream, World};
+
+#[cfg(test)]
+mod tests;

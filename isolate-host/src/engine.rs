@@ -1,0 +1,241 @@
+//! The engine: its settings, which the compiler shares, its pool of instances, and the clock that interrupts guests.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
+
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
+    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
+
+use crate::bindings::WorkerPre;
+use crate::guest::Guest;
+use crate::limits::Limits;
+use crate::wasi;
+
+/// The version of the engine. Its own check of compiled code looks at the first number only.
+pub(crate) const VERSION: &str = "48.0.8";
+
+/// How often guests are interrupted: the longest that one stays on its core while others wait, but for single operations
+/// of the engine and calls of the host.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+/// Ticks without a guest after which the clock stops.
+const IDLE_TICKS: u32 = 200;
+/// The stack of a guest's code. Cleaned and kept whole after each call: giving a part of it back to the kernel would cost
+/// the other cores more than all the rest of a request (ADR 0011).
+const GUEST_STACK: usize = 192 << 10;
+/// What the host's functions may use beyond it.
+const HOST_STACK: usize = 64 << 10;
+/// Memory of an instance that is cleaned in place rather than given back.
+const MEMORY_KEPT: usize = 1 << 20;
+const TABLE_KEPT: usize = 16 << 10;
+/// Core modules, memories and tables that one component may be made of: an engine for JavaScript is fourteen.
+const MODULES_MAX: u32 = 32;
+const MEMORIES_MAX: u32 = 4;
+const TABLES_MAX: u32 = 16;
+
+/// What a node decides.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Calls that run at a time.
+    pub instances: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { instances: 1000 }
+    }
+}
+
+/// Why there is no engine, or a component is not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct HostError(pub(crate) String);
+
+impl From<wasmtime::Error> for HostError {
+    fn from(error: wasmtime::Error) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
+
+/// What compiler and host must agree on: it is part of the code.
+fn common() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK)
+        .async_stack_size(GUEST_STACK + HOST_STACK)
+        .async_stack_zeroing(true)
+        .memory_reservation(4 << 30)
+        .memory_guard_size(32 << 20)
+        .native_unwind_info(false)
+        .generate_address_map(true)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(20));
+    config
+}
+
+fn pool(instances: u32, pagemap: Enabled) -> PoolingAllocationConfig {
+    let most = Limits::most();
+    let mut pool = PoolingAllocationConfig::new();
+    // Most components have one memory and a few modules; the room for those that have more is shared.
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(8).max(MODULES_MAX))
+        .total_memories(instances.saturating_add(instances / 2))
+        .total_tables(instances.saturating_mul(2).max(TABLES_MAX))
+        .total_stacks(instances)
+        .max_memory_size(most.memory)
+        .table_elements(most.table_elements)
+        .max_core_instances_per_component(MODULES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .linear_memory_keep_resident(MEMORY_KEPT)
+        .table_keep_resident(TABLE_KEPT)
+        .async_stack_keep_resident(GUEST_STACK + HOST_STACK)
+        .pagemap_scan(pagemap)
+        .decommit_batch_size(1);
+    pool
+}
+
+/// An engine that compiles, with the limits of one that runs.
+pub(crate) fn compiler() -> Result<Engine, HostError> {
+    let mut config = common();
+    config
+        .cranelift_opt_level(wasmtime::OptLevel::Speed)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(1, Enabled::No)));
+    Ok(Engine::new(&config)?)
+}
+
+/// The engine of a node, for all its cores.
+pub struct Host {
+    engine: Engine,
+    linker: Linker<Guest>,
+    clock: Arc<Clock>,
+}
+
+/// A component that is ready to be called.
+pub struct Script {
+    pub(crate) pre: WorkerPre<Guest>,
+    component: Component,
+    pub(crate) clock: Arc<Clock>,
+}
+
+impl Host {
+    /// An engine that runs what was compiled, and compiles nothing.
+    pub fn new(settings: &Settings) -> Result<Self, HostError> {
+        let mut config = common();
+        config.enable_compiler(false);
+        // Without it two cores do less than one: an instance that ends would stop the other core. Kernels before 6.7
+        // lack it, and so does a process that may not look at its own pages.
+        config
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings.instances, Enabled::Yes)));
+        let engine = Engine::new(&config).or_else(|error| {
+            tracing::warn!(%error, "isolates.pagemap_scan: instances are cleaned the slow way; Linux 6.7 is needed");
+            let pool = pool(settings.instances, Enabled::No);
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+            Engine::new(&config)
+        })?;
+        let linker = wasi::linker(&engine)?;
+        let clock = Clock::start(engine.weak())?;
+        Ok(Self { engine, linker, clock })
+    }
+
+    /// The engine, for those who load components.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Makes a component ready. Its limits are checked here, before any call.
+    pub(crate) fn adopt(&self, component: Component) -> Result<Script, HostError> {
+        let pre = WorkerPre::new(self.linker.instantiate_pre(&component)?)?;
+        component.initialize_copy_on_write_image()?;
+        Ok(Script { pre, component, clock: Arc::clone(&self.clock) })
+    }
+
+    /// Makes a thread ready for calls, so that its first one is not slower.
+    pub fn enter_thread() {
+        Engine::tls_eager_initialize();
+    }
+}
+
+impl Script {
+    /// Bytes that its code and data take in memory.
+    pub fn bytes(&self) -> usize {
+        let range = self.component.image_range();
+        range.end as usize - range.start as usize
+    }
+}
+
+/// Counts the engine's epochs as long as guests run, on a thread of its own.
+pub(crate) struct Clock {
+    running: AtomicUsize,
+    thread: OnceLock<Thread>,
+}
+
+impl Clock {
+    fn start(engine: EngineWeak) -> Result<Arc<Self>, HostError> {
+        let clock = Arc::new(Self { running: AtomicUsize::new(0), thread: OnceLock::new() });
+        let ticking = Arc::downgrade(&clock);
+        let thread = std::thread::Builder::new().name("epochs".into()).spawn(move || {
+            let mut idle = 0;
+            // The engine and the clock end with the host.
+            while let (Some(clock), Some(engine)) = (ticking.upgrade(), engine.upgrade()) {
+                let running = clock.running.load(Ordering::Acquire);
+                drop(clock);
+                idle = if running == 0 { idle + 1 } else { 0 };
+                if idle < IDLE_TICKS {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(TICK);
+                } else {
+                    drop(engine);
+                    // A guest that begins wakes this thread; the token of an early wake-up is kept.
+                    std::thread::park_timeout(Duration::from_secs(1));
+                }
+            }
+        });
+        let thread = thread.map_err(|error| HostError(format!("no thread for the epochs: {error}")))?;
+        let _ = clock.thread.set(thread.thread().clone());
+        Ok(clock)
+    }
+
+    /// A guest runs until this is dropped.
+    pub(crate) fn run(self: &Arc<Self>) -> Running {
+        if self.running.fetch_add(1, Ordering::AcqRel) == 0
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+        Running(Arc::clone(self))
+    }
+}
+
+pub(crate) struct Running(Arc<Clock>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_lock_file() {
+        let lock = include_str!("../../Cargo.lock");
+        let wanted = format!("name = \"wasmtime\"\nversion = \"{VERSION}\"");
+        assert!(
+            lock.contains(&wanted),
+            "engine::VERSION is not what is built; code on disk would be taken for current"
+        );
+    }
+}

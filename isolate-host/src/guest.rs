@@ -1,0 +1,120 @@
+//! What the host keeps for one instance: everything that its calls may reach, and nothing of anybody else.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use http::HeaderMap;
+use wasmtime::component::{Resource, ResourceTable, ResourceTableError};
+use wasmtime_wasi_io::IoView;
+
+use crate::ErrorCode;
+use crate::limits::{Growth, Limit, Meter, SharedLimits};
+use crate::pipe::Reader;
+use crate::wasi::cli::Log;
+use crate::world::World;
+
+/// The data of one store.
+pub(crate) struct Guest {
+    pub(crate) table: ResourceTable,
+    pub(crate) limits: SharedLimits,
+    pub(crate) growth: Growth,
+    pub(crate) call: Arc<CallState>,
+    pub(crate) world: Arc<dyn World>,
+    pub(crate) outgoing_left: u32,
+    /// Made when the guest first logs.
+    pub(crate) log: Option<Arc<Log>>,
+}
+
+/// What a call's guest and the task that polls it share.
+pub(crate) struct CallState {
+    answer: Mutex<Answer>,
+    pub(crate) meter: Meter,
+}
+
+/// The head of a reply, and where its body comes from.
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Option<Reader>,
+}
+
+/// What a guest has answered so far.
+pub(crate) enum Answer {
+    None,
+    Given(Result<Head, ErrorCode>),
+    Taken,
+}
+
+impl CallState {
+    pub(crate) fn new() -> Self {
+        Self { answer: Mutex::new(Answer::None), meter: Meter::new() }
+    }
+
+    pub(crate) fn answer(&self) -> MutexGuard<'_, Answer> {
+        self.answer.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// An error that ends a guest because a limit fell.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit {0} fell")]
+pub(crate) struct LimitFell(pub(crate) Limit);
+
+impl Guest {
+    pub(crate) fn new(limits: SharedLimits, world: Arc<dyn World>, call: Arc<CallState>) -> Self {
+        let mut table = ResourceTable::with_capacity(16);
+        table.set_max_capacity(limits.handles);
+        Self {
+            table,
+            growth: Growth::new(&limits),
+            outgoing_left: limits.outgoing,
+            log: None,
+            limits,
+            call,
+            world,
+        }
+    }
+
+    /// The error that ends the guest because of a limit.
+    #[expect(clippy::unused_self, reason = "reads as what happens: the guest fell over a limit")]
+    pub(crate) fn fell(&self, limit: Limit) -> wasmtime::Error {
+        LimitFell(limit).into()
+    }
+
+    /// Puts something into the table of what the guest holds.
+    pub(crate) fn push<T: Send + 'static>(&mut self, thing: T) -> wasmtime::Result<Resource<T>> {
+        self.table.push(thing).map_err(full)
+    }
+
+    /// The same for something that must not outlive its parent.
+    pub(crate) fn push_child<T: Send + 'static, P: 'static>(
+        &mut self,
+        thing: T,
+        parent: &Resource<P>,
+    ) -> wasmtime::Result<Resource<T>> {
+        self.table.push_child(thing, parent).map_err(full)
+    }
+
+    /// Whether it has had all the time that it may have on its core.
+    pub(crate) fn cpu_is_spent(&self) -> bool {
+        self.call.meter.within() > self.limits.cpu
+    }
+}
+
+fn full(error: ResourceTableError) -> wasmtime::Error {
+    match error {
+        ResourceTableError::Full => LimitFell(Limit::Handles).into(),
+        other => other.into(),
+    }
+}
+
+impl IoView for Guest {
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+}
+
+/// A time as guests give it: nanoseconds.
+pub(crate) fn nanoseconds(count: u64) -> Duration {
+    Duration::from_nanos(count)
+}
