@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::{Failure, admin_client};
+use crate::Failure;
+use crate::admin_client::Admin;
 
 /// What can be explained.
 #[derive(clap::Subcommand)]
@@ -21,9 +22,8 @@ pub(crate) struct Flow {
     /// The transport of a 4-tuple; both without it.
     #[arg(long, value_parser = ["tcp", "udp"])]
     transport: Option<String>,
-    /// The admin address of the node.
-    #[arg(long, env = "BERTH_ADMIN", default_value = "http://127.0.0.1:9090", value_name = "URL")]
-    admin: String,
+    #[command(flatten)]
+    admin: Admin,
     /// Print the answers of the node as they came, a line each.
     #[arg(long)]
     json: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Flow {
 pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     let Command::Flow(flow) = command;
     for (subject, query) in questions(flow) {
-        let answer = admin_client::get(&flow.admin, &format!("/v1/explain/flow?{query}"))?;
+        let answer = flow.admin.get(&format!("/v1/explain/flow?{query}"))?;
         if flow.json {
             print!("{answer}");
         } else {
@@ -96,7 +96,7 @@ mod tests {
         Flow {
             about: about.iter().map(|word| (*word).to_owned()).collect(),
             transport: transport.map(str::to_owned),
-            admin: String::new(),
+            admin: Admin { url: String::new() },
             json: false,
         }
     }

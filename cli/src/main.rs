@@ -5,10 +5,17 @@
 
 mod admin_client;
 mod agent;
+mod build;
+mod create;
+mod deploy;
 mod dev;
 mod explain;
 mod logging;
+mod project;
 mod status;
+mod table;
+mod tail;
+mod zones;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,6 +40,12 @@ struct Arguments {
 enum Command {
     /// Run a whole node in one process, for development.
     Dev(dev::Arguments),
+    /// Make a project from a template.
+    New(create::Arguments),
+    /// Make the components of a project by its own command.
+    Build(build::Arguments),
+    /// Build a project, upload its scripts, and replace its zone.
+    Deploy(deploy::Arguments),
     /// Run the dataplane in production.
     Dataplane {
         /// The configuration file (`berth config reference` lists its keys).
@@ -46,6 +59,17 @@ enum Command {
     Agent(agent::Arguments),
     /// Show node, cores, rings and counters of a running node.
     Status(status::Arguments),
+    /// Zones: their hosts, workers and versions.
+    #[command(subcommand)]
+    Zones(zones::Zones),
+    /// Scripts: the components that were uploaded.
+    #[command(subcommand)]
+    Scripts(zones::Scripts),
+    /// Routes: which requests go to which worker.
+    #[command(subcommand)]
+    Routes(zones::Routes),
+    /// Show what guests log, as it happens.
+    Tail(tail::Arguments),
     /// Say where something would go, and why.
     #[command(subcommand)]
     Explain(explain::Command),
@@ -55,6 +79,13 @@ enum Command {
     /// About the metrics.
     #[command(subcommand)]
     Metrics(ReferenceCommand),
+    /// For the node itself: compile the component on standard input, within limits.
+    #[command(hide = true)]
+    CompileScript {
+        /// Bytes of memory, seconds, and bytes of code.
+        #[arg(required = true)]
+        budget: Vec<u64>,
+    },
     /// Not built yet.
     #[command(external_subcommand)]
     Later(Vec<String>),
@@ -67,12 +98,22 @@ enum ReferenceCommand {
 }
 
 /// Commands of the contract that later changes bring.
-const LATER: &[&str] =
-    &["build", "deploy", "new", "objects", "policy", "routes", "scripts", "tail", "top", "zones"];
+const LATER: &[&str] = &["objects", "policy", "top"];
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        // First, and without a thread, a file or a log of its own: what comes in is foreign.
+        Command::CompileScript { budget } => {
+            berth_isolate_host::compile::serve(&budget).map_err(io_failure("compiling a script"))
+        }
         Command::Dev(arguments) => dev::run(&arguments),
+        Command::New(arguments) => create::run(&arguments),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Deploy(arguments) => deploy::run(&arguments),
+        Command::Zones(command) => zones::zones(&command),
+        Command::Scripts(command) => zones::scripts(&command),
+        Command::Routes(command) => zones::routes(&command),
+        Command::Tail(arguments) => tail::run(&arguments),
         Command::Dataplane { config, check } => dataplane(config, check),
         Command::Agent(arguments) => agent::run(arguments),
         Command::Explain(command) => explain::run(&command),
@@ -112,6 +153,11 @@ fn dataplane(path: PathBuf, check: bool) -> Result<(), Failure> {
 fn read_config(path: &Path) -> Result<Config, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Config::parse(&text).map_err(|mistakes| format!("{}:\n{mistakes}", path.display()))?)
+}
+
+/// What was tried, before what the system says.
+fn io_failure(what: &'static str) -> impl Fn(std::io::Error) -> Failure {
+    move |error| format!("{what}: {error}").into()
 }
 
 /// An error with its causes, ready to be shown.

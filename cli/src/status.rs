@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use crate::{Failure, admin_client};
+use crate::Failure;
+use crate::admin_client::Admin;
 
 /// The flags of `berth status`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The admin address of the node.
-    #[arg(long, env = "BERTH_ADMIN", default_value = "http://127.0.0.1:9090", value_name = "URL")]
-    admin: String,
+    #[command(flatten)]
+    admin: Admin,
     /// Print the answer of the node as it came.
     #[arg(long)]
     json: bool,
@@ -29,7 +29,7 @@ const COLUMNS: [(&str, &str); 8] = [
 
 /// Asks and shows.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let answer = admin_client::get(&arguments.admin, "/v1/status")?;
+    let answer = arguments.admin.get("/v1/status")?;
     if arguments.json {
         print!("{answer}");
         return Ok(());

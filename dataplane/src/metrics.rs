@@ -13,6 +13,7 @@ use berth_protocol::link::Counted;
 use berth_runtime::stats::{CoreStats, StatKind};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
+use crate::outgoing::ClientNumbers;
 use crate::stats::{CoreNumbers, LATENCY_BOUNDS_US};
 use crate::status::{CoreView, NodeView};
 
@@ -78,6 +79,7 @@ pub fn render(node: &NodeView, facade: &Facade) -> String {
         };
         core.runtime.each(&mut collect);
         core.numbers.each(&mut collect);
+        core.outgoing.each(&mut collect);
     }
     for (name, family) in &families {
         family.render(name, &mut out);
@@ -239,6 +241,7 @@ pub fn reference() -> String {
     };
     CoreStats::default().each(&mut collect);
     CoreNumbers::default().each(&mut collect);
+    ClientNumbers::default().each(&mut collect);
     for (name, (kind, help)) in rows {
         let (full, kind) = full_name(name, kind);
         row(&full, kind, "core", help);

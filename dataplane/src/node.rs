@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use berth_isolate_host::compile::Budget;
 use berth_mailbox::{Capacities, Endpoint, mesh};
 use berth_protocol::Envelope;
 use berth_protocol::link::{self, Group, Transport};
@@ -51,6 +52,7 @@ use crate::responder::{self, Responder, Table};
 use crate::stats::{CoreNumbers, Latencies};
 use crate::status::{CoreView, NodeView};
 use crate::tls::{self, Alpn, CertificateStore, CertificateTable, Ticketer};
+use crate::workers::{CoreWorkers, Settings as WorkerSettings, Workers, WorkersError};
 
 /// Descriptors that the node asks for: two per connection of the default limit (a proxied request
 /// has one on each side), with room for files.
@@ -93,6 +95,9 @@ pub enum StartError {
         /// How that was seen.
         source: io::Error,
     },
+    /// What is kept of zones cannot be used, or the engine of their workers does not start.
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
     /// The routes cannot be a table.
     #[error("{}", lines(.0))]
     Routes(Vec<responder::TableError>),
@@ -147,6 +152,8 @@ pub struct Node {
     caught: Vec<Caught>,
     /// The cores of hosts, for QUIC.
     hosts: Option<Arc<quic::Hosts>>,
+    /// Zones and scripts.
+    workers: Arc<Workers>,
 }
 
 /// What one core has of one listener.
@@ -183,6 +190,7 @@ impl Node {
             true => Some(Secrets::open(&config)?),
             false => None,
         };
+        let workers = Workers::open(worker_settings(&config))?;
         let access = open_access_log(&config.log.access)
             .map_err(|source| StartError::System { what: "opening the access log", source })?;
         // Before an address is bound: a data plane that may not run takes no connection from the one that does.
@@ -224,6 +232,7 @@ impl Node {
             agent,
             caught,
             hosts,
+            workers,
         };
         node.introduce()
             .map_err(|source| StartError::System { what: "copying sockets for the agent", source })?;
@@ -276,6 +285,7 @@ impl Node {
             socket: self.admin.take().expect("a node runs once"),
             limits: self.config.limits.clone(),
             phase: phase_seen,
+            workers: Arc::clone(&self.workers),
         };
         let admin = start_admin(admin)?;
         drop(started);
@@ -333,6 +343,7 @@ impl Node {
             quic: self.secrets.as_ref().map(|secrets| self.quic_settings(secrets)),
             caught,
             state: self.config.node.state.clone(),
+            workers: Arc::clone(&self.workers),
             phase,
         }
     }
@@ -348,6 +359,19 @@ impl Node {
             config: self.config.quic.clone(),
             hosts: self.hosts.clone(),
         }
+    }
+}
+
+fn worker_settings(config: &Config) -> WorkerSettings {
+    WorkerSettings {
+        state: config.node.state.clone(),
+        instances: config.workers.instances,
+        code_bytes: config.workers.code_bytes,
+        budget: Budget {
+            memory: config.workers.compile_memory,
+            time: config.workers.compile_time,
+            ..Budget::default()
+        },
     }
 }
 
@@ -378,6 +402,7 @@ struct CoreStart {
     /// What other generations toss to this core, if there can be some.
     caught: Option<Caught>,
     state: PathBuf,
+    workers: Arc<Workers>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -406,9 +431,11 @@ async fn serve(start: CoreStart, started: Started) {
     let view = &start.view.cores[start.index];
     let drain = Drain::default();
     let (hops, inbox) = hops::split(start.endpoint, Arc::clone(&view.numbers));
+    let workers = CoreWorkers::start(view.index, &start.workers, &view.numbers, &view.outgoing);
     let responder = || {
         let (table, numbers) = (Arc::clone(&start.table), Arc::clone(&view.numbers));
-        Responder::new(view.index, table, Rc::clone(&hops), numbers, start.limits.clone(), drain.clone())
+        let (hops, workers) = (Rc::clone(&hops), Rc::clone(&workers));
+        Responder::new(view.index, table, hops, workers, numbers, start.limits.clone(), drain.clone())
     };
     let remotes = start.view.cores.iter().map(|core| Arc::clone(&core.remote)).collect();
     hops::connect(inbox, Rc::clone(&hops), remotes, Rc::new(responder()));
@@ -538,19 +565,22 @@ struct AdminStart {
     facade: Facade,
     socket: OwnedFd,
     limits: config::Limits,
+    workers: Arc<Workers>,
     phase: watch::Receiver<Phase>,
 }
 
 fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
     let system = |source| StartError::System { what: "starting the admin thread", source };
-    let AdminStart { view, facade, socket, limits, mut phase } = start;
+    let AdminStart { view, facade, socket, mut limits, workers, mut phase } = start;
+    // Components come here.
+    limits.body_bytes = Budget::default().component_bytes;
     let remote = Arc::new(Remote::new().map_err(system)?);
     // epoll: the admin thread is not on anybody's hot path, and a second kind of driver that always
     // runs keeps the fallback honest.
     let options = CoreOptions { index: u16::MAX, driver: DriverChoice::Epoll, ..CoreOptions::default() };
     let main = move || async move {
         let connections = Connections::new(connection_limits(&limits));
-        let admin = Admin::new(view, facade);
+        let admin = Admin::new(view, facade, workers);
         let core = Core::new(Arc::default(), Arc::default(), limits, admin, AccessLog::off());
         let drain = Drain::default();
         serve_admin(socket, core, connections, drain.clone());
@@ -802,6 +832,7 @@ impl CoreView {
             remote: Arc::new(Remote::new()?),
             runtime: Arc::default(),
             numbers: Arc::<CoreNumbers>::default(),
+            outgoing: Arc::default(),
             latencies: Arc::<Latencies>::default(),
             stalled: Arc::default(),
             stalls: Arc::new(AtomicU64::new(0)),

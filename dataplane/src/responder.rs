@@ -26,6 +26,8 @@ use crate::http::message::{OnUpgrade, Problem, Reply, Request, Service, Tunnel, 
 use crate::http::websocket;
 use crate::router::{Pattern, PatternError, Router, RouterError};
 use crate::stats::CoreNumbers;
+use crate::workers::CoreWorkers;
+use crate::zones::Zone;
 
 /// A route's answer.
 #[derive(Debug)]
@@ -94,6 +96,7 @@ pub struct Responder {
     /// Swapped as a whole when the configuration is read again.
     table: Arc<ArcSwap<Table>>,
     hops: Rc<Hops>,
+    workers: Rc<CoreWorkers>,
     shared: Rc<Shared>,
 }
 
@@ -110,14 +113,19 @@ impl Responder {
         index: u16,
         table: Arc<ArcSwap<Table>>,
         hops: Rc<Hops>,
+        workers: Rc<CoreWorkers>,
         numbers: Arc<CoreNumbers>,
         limits: Limits,
         drain: Drain,
     ) -> Self {
-        Self { index, table, hops, shared: Rc::new(Shared { numbers, limits, drain }) }
+        Self { index, table, hops, workers, shared: Rc::new(Shared { numbers, limits, drain }) }
     }
 
+    /// Hosts of zones are the zones' alone; all others have the routes of the configuration.
     fn plan(&self, request: Request) -> Plan {
+        if let Some(zone) = self.workers.zones().hosts().find(request.host.as_ref(), &request.target) {
+            return Plan::Zone(zone, request);
+        }
         let table = self.table.load();
         let Some(found) = table.find(request.host.as_ref(), &request.target) else {
             return Plan::Ready(Reply::problem(Problem::NoRoute));
@@ -169,15 +177,18 @@ enum Plan {
     Ready(Reply),
     Later(Duration, Bytes),
     Hop(u16, Request),
+    Zone(Arc<Zone>, Request),
 }
 
 impl Service for Responder {
     fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
         let plan = self.plan(request);
-        let hops = Rc::clone(&self.hops);
+        let (hops, workers) = (Rc::clone(&self.hops), Rc::clone(&self.workers));
         async move {
             match plan {
                 Plan::Ready(reply) => reply,
+                // Boxed: what a call needs while it runs is not kept for connections that make none.
+                Plan::Zone(zone, request) => Box::pin(workers.answer(zone, request)).await,
                 Plan::Later(time, body) => {
                     berth_runtime::sleep(time).await;
                     Reply::new(StatusCode::OK, body)

@@ -148,6 +148,38 @@ stats! {
         Counter hops_in;
         /// Requests answered with 503 because the mailbox to their core was full.
         Counter hops_shed;
+        /// Calls of workers.
+        Counter worker_calls;
+        /// Calls of workers that trapped, gave no answer, or gave their answer up.
+        Counter worker_faults;
+        /// Calls answered with 503 because all instances were in use (workers.instances).
+        Counter limit_worker_instances;
+        /// Calls ended because a guest used its time on the core (its limit cpu).
+        Counter limit_worker_cpu;
+        /// Calls ended because they took too long (their limit wall).
+        Counter limit_worker_wall;
+        /// Calls that failed after a guest was refused memory (its limit memory).
+        Counter limit_worker_memory;
+        /// Calls that failed after a guest was refused elements of a table (its limit table_elements).
+        Counter limit_worker_tables;
+        /// Calls ended because a guest used up its stack.
+        Counter limit_worker_stack;
+        /// Calls ended because a guest sent too many requests (its limit outgoing).
+        Counter limit_worker_outgoing;
+        /// Calls ended because a guest held too many things of the host (its limit handles).
+        Counter limit_worker_handles;
+        /// Calls ended because of too many or too large fields (their limits header_count and header_bytes).
+        Counter limit_worker_headers;
+        /// Calls ended because a guest wrote too large a body (its limit body_bytes).
+        Counter limit_worker_body;
+        /// Calls ended because a guest handed too many bytes to the host, or asked for too many, in one go.
+        Counter limit_worker_call_bytes;
+        /// Calls whose log was cut (their limit log_bytes).
+        Counter limit_worker_log;
+        /// Requests of guests to other zones of this node.
+        Counter zone_requests;
+        /// Those of them that were refused with 508: too deep, or back where they had been.
+        Counter zone_loops;
     }
 }
 

@@ -14,6 +14,7 @@ use crate::connections::Connections;
 use crate::http::access::AccessLog;
 use crate::http::message::Security;
 use crate::listener::Bound;
+use crate::outgoing::ClientNumbers;
 use crate::stats::{CoreNumbers, Latencies};
 use crate::tls::CertificateStore;
 
@@ -30,6 +31,8 @@ pub struct CoreView {
     pub runtime: Arc<CoreStats>,
     /// What it counts above.
     pub numbers: Arc<CoreNumbers>,
+    /// What its client counts, which sends requests to others.
+    pub outgoing: Arc<ClientNumbers>,
     /// How long its requests took.
     pub latencies: Arc<Latencies>,
     /// Whether it runs one task for longer than `runtime.stall_after`.
@@ -170,6 +173,9 @@ impl CoreView {
             numbers.insert(name.to_owned(), value.into());
         });
         self.numbers.each(|name, _, _, value| {
+            numbers.insert(name.to_owned(), value.into());
+        });
+        self.outgoing.each(|name, _, _, value| {
             numbers.insert(name.to_owned(), value.into());
         });
         let epoll = self.runtime.epoll_fallback.get() == 1;

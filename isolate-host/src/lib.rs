@@ -20,7 +20,7 @@ pub mod pipe;
 mod wasi;
 mod world;
 
-pub use bindings::wasi::http::types::ErrorCode;
+pub use bindings::wasi::http::types::{DnsErrorPayload, ErrorCode};
 pub use call::{Call, Fault, FaultKind, Incoming, Reply};
 pub use engine::{Host, HostError, Script, Settings};
 pub use limits::{Falls, Limit, Limits};

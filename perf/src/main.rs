@@ -40,7 +40,7 @@ use crate::figure::{Figure, Verdict};
 use crate::peer::{OPEN_FILES, Protocol, Server};
 use crate::peers::{Baseline, Berth, Caddy, Nginx};
 use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
-use crate::suites::{http, http3, steer};
+use crate::suites::{http, http3, isolate, steer};
 
 /// The node's allocator, for the servers of our own that it is measured beside.
 #[global_allocator]
@@ -75,6 +75,21 @@ enum Task {
         /// Exit with 1 when a path misses its bar
         #[arg(long)]
         gate: bool,
+    },
+    /// What a worker costs in process: a fresh instance for each request, on one CPU and on two
+    Isolate {
+        /// Rounds of each figure
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// Exit with 1 when a figure misses its bar
+        #[arg(long)]
+        gate: bool,
+        /// Berth's program, which compiles [default: `berth` beside this program]
+        #[arg(long, value_name = "PATH")]
+        berth: Option<PathBuf>,
+        /// The guests of the tests, which `cargo xtask guests` builds
+        #[arg(long, value_name = "PATH", default_value = "target/guests/wasm32-wasip2/release/guests.wasm")]
+        guests: PathBuf,
     },
     /// Check of the harness itself: nginx beside nginx, quinn beside quinn, where every ratio must be about 1
     Aa {
@@ -123,6 +138,12 @@ fn main() -> ExitCode {
             (true, steer::Met::NotAll) => ExitCode::FAILURE,
             _ => ExitCode::SUCCESS,
         }),
+        Task::Isolate { rounds, gate, berth, guests } => {
+            isolate::measure(rounds, berth, &guests).map(|met| match (gate, met) {
+                (true, false) => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            })
+        }
         Task::Aa { options } => compare_peers_with_themselves(&options),
         Task::Client(client) => client::run(&client).map(|()| ExitCode::SUCCESS),
         Task::Serve { kind, options } => {

@@ -1,7 +1,7 @@
 //! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
 //! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
 //! [`s2n`] another, [`relay`] the bad network before it, and [`network`] a good one in namespaces of its own;
-//! [`programs`] loads those of steering, and [`steered`] is a node with its agent. The stories are in `tests/`.
+//! [`programs`] loads those of steering, [`steered`] is a node with its agent, and [`workers`] has guests to deploy. The stories are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod aioquic;
@@ -17,6 +17,7 @@ mod rights;
 pub mod s2n;
 mod skip;
 pub mod steered;
+pub mod workers;
 
 pub use cpu::pin_to;
 pub use rights::is_root_or_skip;

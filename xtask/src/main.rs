@@ -13,6 +13,7 @@ mod debian;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod guests;
 mod python;
 mod shell;
 mod step;
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Rebuild the object with the steering programs, or compare it with the committed one
     Ebpf(ebpf::Arguments),
+    /// Build the guests of the tests
+    Guests,
     /// Build a Debian package (not built yet)
     Package(NotBuilt),
     /// Simulate a network of nodes from a seed (not built yet)
@@ -87,6 +90,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Command::Perf { arguments } => perf(&workspace, &arguments),
         Command::Ebpf(arguments) => ebpf::run(&workspace, &arguments),
+        Command::Guests => guests::build(&workspace),
         Command::Package(_) => Err(not_built("package", "the Debian package")),
         Command::Sim(_) => Err(not_built("sim", "the simulation of a network of nodes")),
     }

@@ -16,7 +16,7 @@ use crate::cmsg::Family;
 use crate::core::with_core;
 use crate::driver::Driver;
 use crate::epoll::{EpollListener, EpollStream, EpollUdp};
-use crate::ring::{RingDatagram, RingListener, RingStream, RingUdp};
+use crate::ring::{RingConnecting, RingDatagram, RingListener, RingStream, RingUdp};
 
 /// Connections that the kernel queues before a core accepts them. A burst of this size waits; the
 /// kernel caps it at net.core.somaxconn.
@@ -96,6 +96,18 @@ impl TcpStream {
         })
     }
 
+    /// Connects to an address. Dropping the future gives the attempt up and closes its socket.
+    pub async fn connect(to: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        let connecting = with_core(|core| match &core.driver {
+            Driver::Uring(ring) => Ok(Connecting::Ring(RingConnecting::new(ring, socket.into(), to))),
+            Driver::Epoll(epoll) => {
+                EpollStream::connecting(epoll, socket, to).map(Some).map(Connecting::Epoll)
+            }
+        });
+        Attempt(connecting?).await
+    }
+
     fn fd(&self) -> RawFd {
         match &self.0 {
             StreamKind::Ring(stream) => stream.fd(),
@@ -133,6 +145,39 @@ impl TcpStream {
             // The peer is gone already: there is nobody left to tell.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             outcome => outcome,
+        }
+    }
+}
+
+/// A connection in the making.
+struct Attempt(Connecting);
+
+enum Connecting {
+    Ring(RingConnecting),
+    /// The stream, until it is connected and handed over.
+    Epoll(Option<EpollStream>),
+}
+
+impl Future for Attempt {
+    type Output = io::Result<TcpStream>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        match &mut self.get_mut().0 {
+            Connecting::Ring(connecting) => {
+                connecting.poll_connected(cx).map_ok(|stream| TcpStream(StreamKind::Ring(stream)))
+            }
+            Connecting::Epoll(kept) => {
+                let stream = kept.take().expect("a future is not polled after its end");
+                match stream.poll_connected(cx) {
+                    Poll::Ready(connected) => {
+                        Poll::Ready(connected.map(|()| TcpStream(StreamKind::Epoll(stream))))
+                    }
+                    Poll::Pending => {
+                        *kept = Some(stream);
+                        Poll::Pending
+                    }
+                }
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use io_uring::{IoUring, Probe, opcode};
 /// The operations that a core needs, by name as io_uring(7) spells them.
 const NEEDED: &[(&str, u8)] = &[
     ("ACCEPT", opcode::Accept::CODE),
+    ("CONNECT", opcode::Connect::CODE),
     ("RECV", opcode::Recv::CODE),
     ("SEND", opcode::Send::CODE),
     ("RECVMSG", opcode::RecvMsg::CODE),

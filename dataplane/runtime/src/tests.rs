@@ -588,3 +588,51 @@ fn tasks_that_wait_for_a_time_are_dropped_with_the_core() {
     });
     assert_eq!(dropped.get(), 6, "three on each driver");
 }
+
+#[test]
+fn a_connection_is_made_to_an_address_and_carries_bytes() {
+    on_both(|| async {
+        let listener = std::net::TcpListener::bind(LOCAL).unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut near = TcpStream::connect(to).await.unwrap();
+        let (far, from) = listener.accept().unwrap();
+        assert_eq!((near.peer_addr().unwrap(), near.local_addr().unwrap()), (to, from));
+        near.write_all(b"there").await.unwrap();
+        let mut far = TcpStream::adopt(far.into()).unwrap();
+        let mut bytes = [0; 5];
+        far.read_exact(&mut bytes).await.unwrap();
+        far.write_all(&bytes).await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        near.read_to_end(&mut back).await.unwrap();
+        assert_eq!(back, b"there");
+    });
+}
+
+#[test]
+fn a_connection_that_is_refused_is_an_error_that_says_so() {
+    on_both(|| async {
+        let to = std::net::TcpListener::bind(LOCAL).unwrap().local_addr().unwrap();
+        let error = TcpStream::connect(to).await.err().expect("nobody listens");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    });
+}
+
+/// A listener whose queue is full drops what else asks for a connection: such an attempt hangs until it is given up.
+#[test]
+fn a_connection_in_the_making_can_be_given_up_at_any_time() {
+    on_both(|| async {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&LOCAL.into()).unwrap();
+        socket.listen(0).unwrap();
+        let to = socket.local_addr().unwrap().as_socket().unwrap();
+        let _fills_the_queue = std::net::TcpStream::connect(to).unwrap();
+        for _ in 0..3 {
+            assert!(timeout(Duration::from_millis(20), TcpStream::connect(to)).await.is_err());
+        }
+        drop(TcpStream::connect(to)); // Never polled.
+        let hangs = spawn_scoped(async move { drop(TcpStream::connect(to).await) });
+        yield_now().await;
+        drop(hangs);
+    });
+}

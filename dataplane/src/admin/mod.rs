@@ -1,13 +1,16 @@
-//! The admin API: status, metrics and health, on a thread of its own.
+//! The admin API: status, metrics, health, and deployments, on a thread of its own.
 //!
 //! It runs on a core that is not one of the node's, so that it answers while those are busy or
 //! stalled. Requests must come with a loopback `Host` and, if with an `Origin`, a loopback one:
 //! web pages and guests must not reach it through somebody's browser or by a name that they bind
 //! to 127.0.0.1.
 
+mod deployments;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use berth_protocol::link::{Question, Transport};
@@ -18,23 +21,28 @@ use crate::http::message::{Problem, Reply, Request, Service};
 use crate::http::target::{Host, percent_decode};
 use crate::metrics::{self, Facade};
 use crate::status::NodeView;
+use crate::workers::Workers;
 
 /// The service behind the admin address.
 pub struct Admin {
     view: Rc<NodeView>,
     facade: Facade,
+    workers: Arc<Workers>,
 }
 
 impl Admin {
     /// Shows this node.
-    pub fn new(view: NodeView, facade: Facade) -> Self {
-        Self { view: Rc::new(view), facade }
+    pub fn new(view: NodeView, facade: Facade, workers: Arc<Workers>) -> Self {
+        Self { view: Rc::new(view), facade, workers }
     }
 
     /// What nobody may ask, or not so.
     fn refusal(request: &Request) -> Option<Reply> {
         if !request.host.as_ref().is_some_and(is_local) || !origin_is_local(request) {
             return Some(Reply::problem(Problem::Forbidden));
+        }
+        if let Some(question) = deployments::question(request) {
+            return question.err().map(deployments::wrong_method);
         }
         if request.method != Method::GET && request.method != Method::HEAD {
             let reply = Reply::problem(Problem::Method);
@@ -77,12 +85,16 @@ impl Admin {
 enum Answer {
     Now(Reply),
     OfAgent(SteeringView, Request),
+    OfDeployments(Arc<Workers>, deployments::Question, Request),
 }
 
 impl Service for Admin {
     fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
         let answer = match Self::refusal(&request) {
             Some(refusal) => Answer::Now(refusal),
+            None if let Some(Ok(question)) = deployments::question(&request) => {
+                Answer::OfDeployments(Arc::clone(&self.workers), question, request)
+            }
             None if request.target.normal_path() == "/v1/explain/flow" => {
                 Answer::OfAgent(self.view.steering.clone(), request)
             }
@@ -91,6 +103,9 @@ impl Service for Admin {
         async move {
             match answer {
                 Answer::Now(reply) => reply,
+                Answer::OfDeployments(workers, question, request) => {
+                    deployments::answer(workers, question, request.body).await
+                }
                 Answer::OfAgent(steering, request) => {
                     explain_flow(steering, request.target.raw_query().unwrap_or_default()).await
                 }

@@ -15,7 +15,7 @@ use super::mistakes::{Mistakes, Remedy, Report, Scope};
 use super::rules::Count;
 use super::{
     Action, Admin, Agent, CertificateFiles, Config, Cores, HostRule, Http2Limits, Http3Limits, Limits,
-    Listener, Log, Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits,
+    Listener, Log, Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits, Workers,
 };
 
 /// Reads and checks `text`.
@@ -47,6 +47,7 @@ fn config(root: &Section<'_>, report: &Report<'_>) -> Config {
         admin,
         log: log(&root.table("log")),
         shutdown: Shutdown { drain: root.table("shutdown").read(&keys::SHUTDOWN_DRAIN) },
+        workers: workers(&root.table("workers")),
         routes,
     }
 }
@@ -67,6 +68,15 @@ fn runtime(table: &Section<'_>) -> Runtime {
         receive_buffers_max: table.read(&keys::RUNTIME_RECEIVE_BUFFERS_MAX),
         mailbox_capacity: table.read(&keys::RUNTIME_MAILBOX_CAPACITY),
         stall_after: table.read(&keys::RUNTIME_STALL_AFTER),
+    }
+}
+
+fn workers(table: &Section<'_>) -> Workers {
+    Workers {
+        instances: table.read(&keys::WORKERS_INSTANCES),
+        code_bytes: table.read(&keys::WORKERS_CODE_BYTES),
+        compile_memory: table.read(&keys::WORKERS_COMPILE_MEMORY),
+        compile_time: table.read(&keys::WORKERS_COMPILE_TIME),
     }
 }
 

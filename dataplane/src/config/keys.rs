@@ -174,6 +174,11 @@ pub(super) const TABLES: &[&Table] = &[
         meaning: "What the node writes about itself and about requests.",
     },
     &Table { path: "shutdown", entries: Entries::One, meaning: "How the node stops." },
+    &Table {
+        path: "workers",
+        entries: Entries::One,
+        meaning: "What guests may cost the node. What one request may cost stands where its worker is deployed.",
+    },
     &ROUTES,
     &Table {
         path: "routes[].respond",
@@ -774,6 +779,41 @@ keys! {
         meaning: "Time that open requests have to end after the stop was asked for. Then connections are \
             cut. With 0s they are cut at once.",
         why: "A third of systemd's usual patience of 90 s.",
+    };
+
+    WORKERS_INSTANCES: Count<u32> = Key {
+        path: "workers.instances",
+        rule: Count { min: 8, max: 10_000 },
+        fallback: Fallback::Default("1000"),
+        example: "1000",
+        meaning: "Calls of guests that run at a time, on all cores. At the bound a request is answered with 503.",
+        why: "Each has a place for its memory and a stack that stay with the node: a thousand are 256 MiB of stacks at most, \
+            and 6 TiB of addresses. Eight are the least with which calls to other zones end.",
+    };
+    WORKERS_CODE_BYTES: Size<usize> = Key {
+        path: "workers.code_bytes",
+        rule: Size { min: 64 * MIB as usize, max: 64 * GIB as usize },
+        fallback: Fallback::Default("\"1GiB\""),
+        example: "\"1GiB\"",
+        meaning: "Code of scripts that is loaded. At the bound the script that was not wanted for the longest time goes; it \
+            is loaded again when it is wanted.",
+        why: "Thousands of small scripts, or some twenty-five with an engine for JavaScript inside.",
+    };
+    WORKERS_COMPILE_MEMORY: Size<u64> = Key {
+        path: "workers.compile_memory",
+        rule: Size { min: 256 * MIB, max: 16 * GIB },
+        fallback: Fallback::Default("\"2GiB\""),
+        example: "\"2GiB\"",
+        meaning: "Memory of the process that compiles an upload. Beyond it the upload is refused.",
+        why: "A component with an engine for JavaScript inside takes under 1 GiB.",
+    };
+    WORKERS_COMPILE_TIME: Time = Key {
+        path: "workers.compile_time",
+        rule: Time { min: Duration::from_secs(1), max: Duration::from_mins(10) },
+        fallback: Fallback::Default("\"60s\""),
+        example: "\"60s\"",
+        meaning: "Time of the process that compiles an upload. Beyond it the upload is refused.",
+        why: "Ten times what a component with an engine for JavaScript inside takes on a quiet machine.",
     };
 
     ROUTE_HOST: Pattern = Key {

@@ -68,6 +68,8 @@ pub struct Config {
     pub log: Log,
     /// How the node stops.
     pub shutdown: Shutdown,
+    /// What guests may cost the node.
+    pub workers: Workers,
     /// What answers which requests, in the order of the file.
     pub routes: Vec<RouteRule>,
 }
@@ -417,6 +419,19 @@ pub enum AccessLog {
 pub struct Shutdown {
     /// Time that open requests have. Zero: none.
     pub drain: Duration,
+}
+
+/// What guests may cost the node. What one request may cost is said where its worker is deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workers {
+    /// Calls that run at a time.
+    pub instances: u32,
+    /// Bytes of code that are loaded.
+    pub code_bytes: usize,
+    /// Bytes of memory of the process that compiles.
+    pub compile_memory: u64,
+    /// Time of that process.
+    pub compile_time: Duration,
 }
 
 /// What answers which requests. The patterns are still text: the router reads them.

@@ -99,6 +99,12 @@ access = "/var/log/access.log"
 [shutdown]
 drain = "5s"
 
+[workers]
+instances = 20
+code_bytes = "128MiB"
+compile_memory = "1GiB"
+compile_time = "5s"
+
 [[routes]]
 host = "example.com"
 path = "/a"
@@ -228,6 +234,12 @@ fn every_key_arrives_where_it_belongs() {
             access: AccessLog::File("/var/log/access.log".into()),
         },
         shutdown: Shutdown { drain: seconds(5) },
+        workers: Workers {
+            instances: 20,
+            code_bytes: 128 << 20,
+            compile_memory: 1 << 30,
+            compile_time: seconds(5),
+        },
         routes: vec![
             RouteRule { host: "example.com".to_owned(), core: Some(0), ..route("/a", respond) },
             route("/b", Action::Echo),

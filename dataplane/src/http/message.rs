@@ -142,6 +142,12 @@ pub enum Problem {
     Overload,
     /// The handler failed.
     Internal,
+    /// The origin did not answer as it should.
+    Gateway,
+    /// A time limit of the handler or the origin ran out.
+    TimeLimit,
+    /// The request came back to where it had been.
+    Loop,
 }
 
 impl Problem {
@@ -182,6 +188,9 @@ impl Problem {
             }
             Problem::Overload => (StatusCode::SERVICE_UNAVAILABLE, "overload", "Overloaded, try again"),
             Problem::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The handler failed"),
+            Problem::Gateway => (StatusCode::BAD_GATEWAY, "origin", "The origin did not answer"),
+            Problem::TimeLimit => (StatusCode::GATEWAY_TIMEOUT, "time-limit", "The handler took too long"),
+            Problem::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request went in a circle"),
         }
     }
 }

@@ -506,7 +506,7 @@ fn seal(request: OutgoingRequest, options: &RequestOptions) -> Result<Outbound, 
         Some(Scheme::Https) | None => true,
         Some(Scheme::Other(_)) => return Err(ErrorCode::HttpProtocolError),
     };
-    let mut path = request.path.unwrap_or_default();
+    let mut path = request.path.ok_or(ErrorCode::HttpRequestUriInvalid)?;
     if !path.starts_with('/') {
         path.insert(0, '/');
     }

@@ -3,5 +3,6 @@
 
 pub(crate) mod http;
 pub(crate) mod http3;
+pub(crate) mod isolate;
 mod measure;
 pub(crate) mod steer;

@@ -20,6 +20,7 @@ mod s2n;
 mod soak;
 mod tls;
 mod websocket;
+mod workers;
 
 use berth_tests::node::{HTTP, HTTPS, route};
 

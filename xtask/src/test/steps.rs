@@ -2,6 +2,7 @@
 
 use crate::debian::{self, CURL, Need};
 use crate::ebpf;
+use crate::guests;
 use crate::python;
 use crate::shell::{self, Failure};
 use crate::step::Step;
@@ -45,6 +46,7 @@ const END_TO_END_NEEDS: &[Need] = &[
 ];
 
 fn workspace(context: &Context) -> Result<Counts, Failure> {
+    guests::build(&context.workspace)?;
     nextest::run(
         context,
         &Selection {
@@ -126,6 +128,7 @@ fn end_to_end(context: &Context) -> Result<Counts, Failure> {
     if let Err(failure) = python::provide(&context.workspace) {
         println!("no {}, their tests skip themselves: {failure}", python::PACKAGES.join(", no "));
     }
+    guests::build(&context.workspace)?;
     shell::run(context.workspace.cargo(["build", "--workspace", "--bin", "berth"]))?;
     nextest::run(
         context,

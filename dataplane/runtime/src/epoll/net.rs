@@ -6,6 +6,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use socket2::{SockRef, Socket};
 use tokio::io::ReadBuf;
 
 use super::{Epoll, Side, Watched};
@@ -52,6 +53,33 @@ pub(crate) struct EpollStream(Watched);
 impl EpollStream {
     pub(crate) fn new(epoll: &Rc<Epoll>, socket: OwnedFd) -> io::Result<Self> {
         Watched::new(epoll, socket).map(Self)
+    }
+
+    /// A stream whose connection is on its way. It is watched from then on only: epoll reports a socket that has never
+    /// been connected as hung up.
+    pub(crate) fn connecting(epoll: &Rc<Epoll>, socket: Socket, to: SocketAddr) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        match socket.connect(&to.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Self::new(epoll, socket.into()),
+        }
+    }
+
+    /// Ready once the connection is made, or has failed.
+    pub(crate) fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.attempt(Side::Write, cx, |_| {
+            let socket = SockRef::from(&self.0.fd);
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            match socket.peer_addr() {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                Err(error) => Err(error),
+            }
+        })
     }
 
     pub(crate) fn fd(&self) -> RawFd {

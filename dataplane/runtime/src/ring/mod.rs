@@ -32,6 +32,7 @@
 //!   bytes, sends are on the bill of the task that sends, and a turn closes few sockets.
 
 mod accept;
+mod connect;
 pub(crate) mod pages;
 mod receive_pool;
 mod send_pool;
@@ -56,6 +57,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use slab::Slab;
 
 pub(crate) use accept::RingListener;
+pub(crate) use connect::RingConnecting;
 pub use pages::Guard;
 pub(crate) use tcp::RingStream;
 pub(crate) use udp::{RingDatagram, RingUdp};
@@ -129,6 +131,7 @@ const DATAGRAM_GROUP: u16 = 1;
 /// What an operation in flight belongs to, and the memory that the kernel may touch meanwhile.
 enum Slot {
     Accept(Rc<accept::State>),
+    Connect(Rc<connect::State>),
     Receive(Rc<tcp::State>),
     Send(Rc<tcp::State>, SendBuffer),
     ReceiveMessage(Rc<udp::State>),
@@ -311,6 +314,7 @@ impl Ring {
         for (_, slot) in self.slots.borrow().iter() {
             match slot {
                 Slot::Accept(state) => wakers.extend(state.take_waker()),
+                Slot::Connect(state) => wakers.extend(state.take_waker()),
                 Slot::Receive(state) | Slot::Send(state, _) => state.take_wakers(&mut wakers),
                 Slot::ReceiveMessage(state) | Slot::SendMessage(state, _) => state.take_wakers(&mut wakers),
             }
@@ -467,6 +471,7 @@ impl Ring {
         };
         match slot {
             Some(Slot::Accept(state)) => state.accepted(self, done),
+            Some(Slot::Connect(state)) => state.connected(done),
             Some(Slot::Receive(state)) => tcp::received(self, &state, done),
             Some(Slot::Send(state, buffer)) => tcp::sent(self, &state, buffer, done),
             Some(Slot::ReceiveMessage(state)) => udp::received(self, &state, done),
@@ -616,7 +621,7 @@ impl Slot {
             Slot::Accept(state) => Some(Slot::Accept(Rc::clone(state))),
             Slot::Receive(state) => Some(Slot::Receive(Rc::clone(state))),
             Slot::ReceiveMessage(state) => Some(Slot::ReceiveMessage(Rc::clone(state))),
-            Slot::Send(..) | Slot::SendMessage(..) => None,
+            Slot::Connect(_) | Slot::Send(..) | Slot::SendMessage(..) => None,
         }
     }
 }

@@ -1,0 +1,363 @@
+//! `berth.toml`: what a maker says about a project, read into a [`Project`], or all its mistakes with their lines.
+//!
+//! Only what the command line needs is checked here: kinds, names, what is missing, what nobody knows. Whether a host,
+//! a route or a limit is one that a node takes, the node says when it gets the zone; its rules are its own.
+//!
+//! Secrets are named here and valued in the deployer's environment, so that the file can be committed. They are not
+//! environment variables of the guest: it asks for them by name, through `wasi:config`.
+
+mod document;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::Failure;
+use document::{Document, Section};
+
+/// The values of secrets, by worker and name.
+pub(crate) type Secrets = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The name of the file in a project's folder.
+pub(crate) const FILE: &str = "berth.toml";
+/// Longest name of a zone, a worker or a project.
+const NAME_BYTES_MAX: usize = 63;
+
+/// A project: one zone, its workers, and how they are built.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Project {
+    /// Where it lies; paths in it begin here.
+    pub(crate) folder: PathBuf,
+    /// The name of its zone.
+    pub(crate) name: String,
+    /// The tenant whose zone it is.
+    pub(crate) tenant: String,
+    /// The host names of the zone.
+    pub(crate) hosts: Vec<String>,
+    /// By name.
+    pub(crate) workers: BTreeMap<String, Worker>,
+    /// Where requests go that no route matches, and what workers fetch through.
+    pub(crate) origin: Option<String>,
+    /// How the components are made.
+    pub(crate) build: Build,
+}
+
+/// A component and its place in the zone.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Worker {
+    /// The file, from the project's folder.
+    pub(crate) component: PathBuf,
+    /// Path patterns.
+    pub(crate) routes: Vec<String>,
+    /// What the guest may read as its environment, and through `wasi:config`.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Names of variables of the deployer's environment.
+    pub(crate) secrets: Vec<String>,
+    /// As they are written; the node knows what they mean.
+    pub(crate) limits: BTreeMap<String, Value>,
+}
+
+/// How the components of a project are made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Build {
+    /// For the shell, in the project's folder.
+    pub(crate) command: Option<String>,
+    /// Files and folders whose changes `berth dev` builds after.
+    pub(crate) watch: Vec<PathBuf>,
+}
+
+impl Project {
+    /// Reads a project: a folder with `berth.toml`, that file itself, or a component, which is a project of one worker.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        if path.extension().is_some_and(|extension| extension == "wasm") {
+            return Self::of_component(path);
+        }
+        let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
+        let text = std::fs::read_to_string(&file).map_err(|error| {
+            format!(
+                "{}: {error}; name a folder with {FILE}, or a component (.wasm); `berth new` makes a project",
+                file.display()
+            )
+        })?;
+        let folder = file.parent().map(Path::to_owned).unwrap_or_default();
+        Self::parse(&text, &folder).map_err(|mistakes| format!("{}:\n  {mistakes}", file.display()).into())
+    }
+
+    /// A component without a project: it gets every request.
+    fn of_component(path: &Path) -> Result<Self, Failure> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let name = path.file_name().ok_or_else(|| format!("{} has no file name", path.display()))?;
+        let worker = Worker {
+            component: PathBuf::from(name),
+            routes: vec!["/*".to_owned()],
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
+            limits: BTreeMap::new(),
+        };
+        let zone = name_like(&stem);
+        Ok(Self {
+            folder: path.parent().map(Path::to_owned).unwrap_or_default(),
+            name: zone.clone(),
+            tenant: "default".to_owned(),
+            hosts: vec!["*".to_owned()],
+            workers: BTreeMap::from([(zone, worker)]),
+            origin: None,
+            build: Build::default(),
+        })
+    }
+
+    /// Reads the text of a `berth.toml`. The error has a line for each mistake.
+    fn parse(text: &str, folder: &Path) -> Result<Self, String> {
+        let document = Document::parse(text)?;
+        let root = document.root();
+        root.only(&["name", "zone", "tenant", "workers", "origin", "build", "objects", "policy"]);
+        for later in ["objects", "policy"] {
+            root.refuse(later, "is not built yet: take it out for now");
+        }
+        let project = Self {
+            folder: folder.to_owned(),
+            name: root.need("name", Section::name, "\"guestbook\"").unwrap_or_default(),
+            tenant: root.name("tenant").unwrap_or_else(|| "default".to_owned()),
+            hosts: root.need("zone", Section::texts, "\"guestbook.localhost\"").unwrap_or_default(),
+            workers: root
+                .tables("workers")
+                .into_iter()
+                .map(|(name, section)| (name, worker(&section)))
+                .collect(),
+            origin: origin(&root),
+            build: build(&root, folder),
+        };
+        if project.workers.is_empty() && project.origin.is_none() && !document.is_wrong() {
+            root.mistake(
+                "the zone answers nothing: it needs a worker, such as [workers.front], or an [origin]",
+            );
+        }
+        document.close().map(|()| project)
+    }
+
+    /// The values of all secrets, by worker and name, or which are missing.
+    pub(crate) fn secrets(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Secrets, Failure> {
+        let (mut secrets, mut missing) = (Secrets::new(), Vec::new());
+        for (name, worker) in &self.workers {
+            let of_worker = secrets.entry(name.clone()).or_default();
+            for secret in &worker.secrets {
+                match variable(secret) {
+                    Some(value) => drop(of_worker.insert(secret.clone(), value)),
+                    None => missing.push(format!("{secret} (of worker {name})")),
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(secrets);
+        }
+        let missing = missing.join(", ");
+        Err(format!(
+            "the environment lacks secrets: {missing}; set variables of these names, and deploy again"
+        )
+        .into())
+    }
+
+    /// The zone's document for the node. `scripts` are the ids, by worker.
+    pub(crate) fn zone(&self, scripts: &BTreeMap<String, String>, secrets: &Secrets) -> Value {
+        let worker = |(name, worker): (&String, &Worker)| {
+            let document = json!({
+                "script": scripts.get(name), "routes": worker.routes, "env": worker.env,
+                "secrets": secrets.get(name), "limits": worker.limits,
+            });
+            (name.clone(), document)
+        };
+        let workers: serde_json::Map<String, Value> = self.workers.iter().map(worker).collect();
+        let mut zone = json!({"tenant": self.tenant, "hosts": self.hosts, "workers": workers});
+        if let Some(origin) = &self.origin {
+            zone["origin"] = json!(origin);
+        }
+        zone
+    }
+}
+
+fn worker(section: &Section<'_>) -> Worker {
+    section.only(&["component", "routes", "env", "secrets", "limits"]);
+    let worker = Worker {
+        component: section
+            .need("component", Section::text, "\"target/wasm32-wasip2/release/front.wasm\"")
+            .unwrap_or_default()
+            .into(),
+        routes: section.need("routes", Section::texts, "[\"/*\"]").unwrap_or_default(),
+        env: section.table("env").map(|env| env.all_texts()).unwrap_or_default(),
+        secrets: section.texts("secrets").unwrap_or_default(),
+        limits: section.table("limits").map(|limits| limits.all_scalars()).unwrap_or_default(),
+    };
+    for both in worker.secrets.iter().filter(|secret| worker.env.contains_key(*secret)) {
+        section
+            .mistake_at("secrets", &format!("names {both}, which is in env as well: a secret is not there"));
+    }
+    worker
+}
+
+fn origin(root: &Section<'_>) -> Option<String> {
+    let section = root.table("origin")?;
+    section.only(&["url"]);
+    section.need("url", Section::text, "\"http://127.0.0.1:9000\"")
+}
+
+/// A project with a command but nothing to watch most likely has its sources where everybody has them.
+fn build(root: &Section<'_>, folder: &Path) -> Build {
+    let Some(section) = root.table("build") else { return Build::default() };
+    section.only(&["command", "watch"]);
+    let watch = section.texts("watch").unwrap_or_else(|| vec!["src".to_owned()]);
+    Build {
+        command: section.text("command"),
+        watch: watch.into_iter().map(|entry| folder.join(entry)).collect(),
+    }
+}
+
+/// Whether zones, workers and tenants may be called so.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.len() <= NAME_BYTES_MAX
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+}
+
+/// What [`is_name`] asks for, in words.
+pub(crate) const NAME_RULE: &str = "a name has 1 to 63 of a-z, 0-9 and -, and begins with a letter";
+
+/// A name for the command line's arguments.
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.to_owned()) } else { Err(NAME_RULE.to_owned()) }
+}
+
+/// The name that is most like this text.
+fn name_like(text: &str) -> String {
+    let text = text.to_ascii_lowercase().replace(|other: char| !other.is_ascii_alphanumeric(), "-");
+    let text =
+        if text.starts_with(|first: char| first.is_ascii_lowercase()) { text } else { format!("w{text}") };
+    text.chars().take(NAME_BYTES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+name = "guestbook"
+zone = ["guestbook.localhost", "*.x.example"]
+tenant = "ada"
+
+[workers.front]
+component = "front.wasm"
+routes = ["/", "/static/*"]
+env = { GREETING = "hello" }
+secrets = ["TOKEN"]
+limits = { memory = "64MiB", outgoing = 5 }
+
+[origin]
+url = "http://127.0.0.1:9000"
+
+[build]
+command = "make"
+watch = ["src", "Makefile"]
+"#;
+
+    fn parse(text: &str) -> Result<Project, String> {
+        Project::parse(text, Path::new("p"))
+    }
+
+    #[test]
+    fn a_whole_project_is_read() {
+        let project = parse(WHOLE).unwrap();
+        assert_eq!(project.hosts, ["guestbook.localhost", "*.x.example"]);
+        assert_eq!(project.build.watch, [Path::new("p/src"), Path::new("p/Makefile")]);
+        let scripts = BTreeMap::from([("front".to_owned(), "abc".to_owned())]);
+        let secrets = project.secrets(|name| (name == "TOKEN").then(|| "s3cret".to_owned())).unwrap();
+        let expected = json!({
+            "tenant": "ada", "hosts": ["guestbook.localhost", "*.x.example"], "origin": "http://127.0.0.1:9000",
+            "workers": {"front": {
+                "script": "abc", "routes": ["/", "/static/*"], "env": {"GREETING": "hello"},
+                "secrets": {"TOKEN": "s3cret"}, "limits": {"memory": "64MiB", "outgoing": 5},
+            }},
+        });
+        assert_eq!(project.zone(&scripts, &secrets), expected);
+        let failure = project.secrets(|_| None).unwrap_err().to_string();
+        assert!(failure.contains("TOKEN (of worker front)"), "{failure}");
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let text = "name = \"a\"\nzone = \"*\"\n[workers.w]\ncomponent = \"w.wasm\"\nroutes = [\"/*\"]\n[build]\n\
+            command = \"make\"";
+        let project = parse(text).unwrap();
+        assert_eq!((project.tenant.as_str(), project.origin), ("default", None));
+        assert_eq!(project.hosts, ["*"]);
+        assert_eq!(project.build.watch, [Path::new("p/src")]);
+        let worker = &project.workers["w"];
+        assert!(worker.env.is_empty() && worker.secrets.is_empty() && worker.limits.is_empty());
+        let proxy = parse("name = \"a\"\nzone = \"*\"\n[origin]\nurl = \"http://x\"").unwrap();
+        assert!(proxy.workers.is_empty());
+    }
+
+    #[test]
+    fn all_mistakes_are_told_with_their_lines() {
+        let text = "nane = \"a\"\nzone = 5\ntenant = \"Ada\"\n[workers.Front]\nroutes = \"/\"\nenv = { A = 1 }\n\
+            secrets = [\"S\", 2]\nlimits = { memory = [], cpu = true }\nmemory = 5\n[objects.Counter]\n[policy]\n\
+            [origin]\nurl = true\n[build]\ncommand = []\n";
+        let mistakes = parse(text).unwrap_err();
+        let lines: Vec<&str> = mistakes.lines().map(str::trim).collect();
+        let expected = [
+            "line 1: name is missing; write name = \"guestbook\"",
+            "line 1: nane is not known here; known are name, zone, tenant, workers, origin, build, objects, policy",
+            "line 2: zone is a number; it must be text or a list of texts",
+            "line 3: tenant = \"Ada\" is no name: a name has 1 to 63 of a-z, 0-9 and -, and begins with a letter",
+            "line 4: workers.Front is no name: a name has 1 to 63 of a-z, 0-9 and -, and begins with a letter",
+            "line 4: workers.Front.component is missing; write component = \"target/wasm32-wasip2/release/front.wasm\"",
+            "line 6: workers.Front.env.A is a number; it must be text",
+            "line 7: workers.Front.secrets[1] is a number; it must be text",
+            "line 8: workers.Front.limits.cpu is a truth value; it must be text or a number",
+            "line 8: workers.Front.limits.memory is a list; it must be text or a number",
+            "line 9: workers.Front.memory is not known here; known are component, routes, env, secrets, limits",
+            "line 10: objects is not built yet: take it out for now",
+            "line 11: policy is not built yet: take it out for now",
+            "line 13: origin.url is a truth value; it must be text",
+            "line 15: build.command is a list; it must be text",
+        ];
+        assert_eq!(lines, expected, "{mistakes}");
+    }
+
+    #[test]
+    fn smaller_mistakes_are_told_too() {
+        let worker = "name = \"a\"\nzone = \"*\"\n[workers.w]\ncomponent = \"w\"\nroutes = [\"/*\"]\n";
+        for (text, word) in [
+            ("name = \"a\"\nzone = \"*\"".to_owned(), "answers nothing"),
+            ("name = \"a\"\nzone = []".to_owned(), "line 2: zone is empty"),
+            ("name = \"a\nzone".to_owned(), "line 1: "),
+            (
+                format!("{worker}env = {{ K = \"1\" }}\nsecrets = [\"K\"]"),
+                "line 7: workers.w.secrets names K",
+            ),
+            (format!("{worker}limits = 5"), "workers.w.limits is a number; it must be a table"),
+            ("workers = 5".to_owned(), "workers is a number; it must be a table"),
+            ("name = \"a\"\nzone = \"*\"\nworkers.w = 5".to_owned(), "line 3: workers.w is a number"),
+        ] {
+            let mistakes = parse(&text).unwrap_err();
+            assert!(mistakes.contains(word), "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn a_component_is_a_project_of_one_worker() {
+        let project = Project::open(Path::new("some/My Worker.wasm")).unwrap();
+        assert_eq!((project.name.as_str(), &*project.hosts), ("my-worker", &["*".to_owned()][..]));
+        assert_eq!(
+            project.folder.join(&project.workers["my-worker"].component),
+            Path::new("some/My Worker.wasm")
+        );
+        assert_eq!(name_like("9lives"), "w9lives");
+        assert!(is_name(&name_like("")) && is_name(&name_like("é")));
+    }
+
+    #[test]
+    fn no_project_says_what_to_do() {
+        let failure = Project::open(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(failure.contains("`berth new` makes a project"), "{failure}");
+    }
+}

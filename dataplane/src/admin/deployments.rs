@@ -1,0 +1,357 @@
+//! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use berth_isolate_host::compile::CompileError;
+use berth_isolate_host::library::ScriptId;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body::{Body as _, Frame};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, oneshot};
+
+use super::text;
+use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::message::{Problem, Reply, Request};
+use crate::workers::{GuestLine, UploadError, Workers};
+use crate::zones::{DeployError, Document};
+
+/// Uploads, deployments and the like that are worked on at a time; each may wait for a compiler.
+const AT_A_TIME: usize = 4;
+/// Bytes of a zone's document.
+const DOCUMENT_MAX: usize = 1 << 20;
+
+/// What is asked of deployments.
+pub(super) enum Question {
+    Scripts,
+    Upload,
+    RemoveScript(String),
+    Zones,
+    Zone(String),
+    Deploy(String),
+    RemoveZone(String),
+    RollBack(String),
+    Routes,
+    Tail(Option<String>),
+}
+
+/// Why an API call failed, for people.
+struct Refusal {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl ToString) -> Self {
+        Self { status, kind, title, detail: detail.to_string() }
+    }
+
+    fn unknown(detail: impl ToString) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown", "There is no such thing", detail)
+    }
+
+    fn internal(detail: impl ToString) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The node failed", detail)
+    }
+
+    fn reply(self) -> Reply {
+        let body = serde_json::json!({
+            "type": format!("urn:berth:{}", self.kind),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut reply = text(format!("{body}\n"), "application/problem+json");
+        reply.status = self.status;
+        reply
+    }
+}
+
+impl From<DeployError> for Refusal {
+    fn from(error: DeployError) -> Self {
+        match error {
+            DeployError::Wrong(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "zone-refused", "The zone is not right", error)
+            }
+            DeployError::Unknown(_) => Self::unknown(error),
+            DeployError::Store(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<UploadError> for Refusal {
+    fn from(error: UploadError) -> Self {
+        let refused = |status| Self::new(status, "script-refused", "The component is not taken", &error);
+        match &error {
+            UploadError::Compile(CompileError::Refused(_) | CompileError::Budget(_)) => {
+                refused(StatusCode::BAD_REQUEST)
+            }
+            UploadError::Compile(CompileError::TooLarge { .. }) => refused(StatusCode::PAYLOAD_TOO_LARGE),
+            UploadError::Compile(CompileError::System(source)) => {
+                Self::internal(format!("{error}: {source}"))
+            }
+            UploadError::Workers(source) => Self::internal(berth_protocol::link::with_causes(source)),
+        }
+    }
+}
+
+/// Which question a request is, or the methods that its path has; `None` if the path is none of these.
+pub(super) fn parse(
+    method: &Method,
+    path: &str,
+    query: Option<&[u8]>,
+) -> Option<Result<Question, &'static str>> {
+    let rest = path.strip_prefix("/v1/")?;
+    let mut parts = rest.split('/');
+    let parts = (parts.next(), parts.next(), parts.next(), parts.next());
+    let owned = str::to_owned;
+    let zone = |query: &[u8]| {
+        let query = String::from_utf8_lossy(query).into_owned();
+        query.split('&').find_map(|pair| pair.strip_prefix("zone=").map(owned))
+    };
+    Some(match (parts, method.as_str()) {
+        ((Some("scripts"), None, ..), "GET" | "HEAD") => Ok(Question::Scripts),
+        ((Some("scripts"), None, ..), "POST") => Ok(Question::Upload),
+        ((Some("scripts"), None, ..), _) => Err("GET, HEAD, POST"),
+        ((Some("scripts"), Some(id), None, _), "DELETE") => Ok(Question::RemoveScript(owned(id))),
+        ((Some("scripts"), Some(_), None, _), _) => Err("DELETE"),
+        ((Some("zones"), None, ..), "GET" | "HEAD") => Ok(Question::Zones),
+        ((Some("zones"), None, ..), _) => Err("GET, HEAD"),
+        ((Some("zones"), Some(name), None, _), "GET" | "HEAD") => Ok(Question::Zone(owned(name))),
+        ((Some("zones"), Some(name), None, _), "PUT") => Ok(Question::Deploy(owned(name))),
+        ((Some("zones"), Some(name), None, _), "DELETE") => Ok(Question::RemoveZone(owned(name))),
+        ((Some("zones"), Some(_), None, _), _) => Err("GET, HEAD, PUT, DELETE"),
+        ((Some("zones"), Some(name), Some("rollback"), None), "POST") => Ok(Question::RollBack(owned(name))),
+        ((Some("zones"), Some(_), Some("rollback"), None), _) => Err("POST"),
+        ((Some("routes"), None, ..), "GET" | "HEAD") => Ok(Question::Routes),
+        ((Some("tail"), None, ..), "GET") => Ok(Question::Tail(query.and_then(zone))),
+        ((Some("routes" | "tail"), None, ..), _) => Err("GET"),
+        _ => return None,
+    })
+}
+
+/// Answers. What waits for a disk or a compiler does so on a thread of its own.
+pub(super) async fn answer(workers: Arc<Workers>, question: Question, body: RequestBody) -> Reply {
+    let outcome = match question {
+        Question::Tail(zone) => return tail(&workers, zone),
+        Question::Zones => json(&serde_json::json!({ "zones": workers.zones.list() })),
+        Question::Routes => json(&serde_json::json!({ "routes": workers.zones.routes() })),
+        Question::Zone(name) => match workers.zones.show(&name) {
+            Some(zone) => json(&zone),
+            None => Err(Refusal::unknown(format!("there is no zone {name}"))),
+        },
+        Question::Scripts => apart(move || scripts(&workers)).await,
+        Question::RemoveScript(id) => apart(move || remove_script(&workers, &id)).await,
+        Question::RemoveZone(name) => apart(move || Ok(workers.remove(&name).map(|()| nothing())?)).await,
+        Question::Upload => match collect(body, usize::MAX).await {
+            Ok(component) => apart(move || upload(&workers, &component)).await,
+            Err(refusal) => Err(refusal),
+        },
+        Question::Deploy(name) => match collect(body, DOCUMENT_MAX).await {
+            Ok(document) => apart(move || deploy(&workers, &name, &document)).await,
+            Err(refusal) => Err(refusal),
+        },
+        Question::RollBack(name) => match collect(body, DOCUMENT_MAX).await {
+            Ok(body) => apart(move || roll_back(&workers, &name, &body)).await,
+            Err(refusal) => Err(refusal),
+        },
+    };
+    outcome.unwrap_or_else(Refusal::reply)
+}
+
+type Outcome = Result<Reply, Refusal>;
+
+fn json(value: &impl Serialize) -> Outcome {
+    let json = serde_json::to_string(value).map_err(Refusal::internal)?;
+    Ok(text(json + "\n", "application/json"))
+}
+
+fn nothing() -> Reply {
+    Reply::new(StatusCode::NO_CONTENT, "")
+}
+
+/// Runs what blocks beside the admin thread, a few at a time.
+async fn apart(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    struct Place;
+    impl Drop for Place {
+        fn drop(&mut self) {
+            RUNNING.fetch_sub(1, Relaxed);
+        }
+    }
+    if RUNNING.fetch_add(1, Relaxed) >= AT_A_TIME {
+        drop(Place);
+        let detail = "the node works on other uploads and deployments; try again in a moment";
+        return Err(Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overload",
+            "Overloaded, try again",
+            detail,
+        ));
+    }
+    let place = Place;
+    // A reply is of one thread; what makes it is sent over instead.
+    let (sender, receiver) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("deployment".into()).spawn(move || {
+        let _place = place;
+        let parts = work().map(|reply| (reply.status, reply.headers, whole(reply.body)));
+        let _ = sender.send(parts);
+    });
+    spawned.map_err(Refusal::internal)?;
+    let (status, headers, body) = receiver.await.map_err(|_| Refusal::internal("the work ended early"))??;
+    let mut reply = Reply::new(status, body);
+    reply.headers = headers;
+    Ok(reply)
+}
+
+fn whole(body: Body) -> Bytes {
+    match body {
+        Body::Full(bytes) => bytes,
+        Body::Stream(_) => Bytes::new(),
+    }
+}
+
+async fn collect(mut body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| {
+            let status = match error {
+                BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                BodyError::TimedOut | BodyError::Malformed | BodyError::Gone => StatusCode::BAD_REQUEST,
+            };
+            Refusal::new(status, "body", "The body did not come", error)
+        })?;
+        let Ok(data) = frame.into_data() else { break };
+        if bytes.len() + data.len() > most {
+            let detail = format!("at most {most} bytes are taken here");
+            return Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body-too-large",
+                "Body too large",
+                detail,
+            ));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+fn scripts(workers: &Workers) -> Outcome {
+    let Some(library) = workers.opened_library() else { return json(&serde_json::json!({ "scripts": [] })) };
+    let mut users = workers.zones.users();
+    let scripts: Vec<serde_json::Value> = library
+        .list()
+        .map_err(Refusal::internal)?
+        .into_iter()
+        .map(|(id, bytes)| {
+            let zones = users.remove(&id.to_string()).unwrap_or_default();
+            serde_json::json!({"id": id.to_string(), "bytes": bytes, "loaded": library.is_loaded(id), "zones": zones})
+        })
+        .collect();
+    json(&serde_json::json!({ "scripts": scripts }))
+}
+
+fn upload(workers: &Workers, component: &[u8]) -> Outcome {
+    let id = workers.upload(component)?;
+    tracing::info!(script = %id, bytes = component.len(), "script.uploaded");
+    let mut reply = json(&serde_json::json!({"id": id.to_string(), "bytes": component.len()}))?;
+    reply.status = StatusCode::CREATED;
+    Ok(reply)
+}
+
+fn remove_script(workers: &Workers, text: &str) -> Outcome {
+    let unknown = || Refusal::unknown(format!("there is no script {text}"));
+    let id = ScriptId::parse(text).ok_or_else(unknown)?;
+    let library = workers.opened_library().filter(|library| library.has(id)).ok_or_else(unknown)?;
+    if let Some(zones) = workers.zones.users().get(&id.to_string()) {
+        let detail = format!("versions of these zones use it: {}", zones.join(", "));
+        return Err(Refusal::new(StatusCode::CONFLICT, "script-used", "The script is in use", detail));
+    }
+    library.remove(id).map_err(Refusal::internal)?;
+    Ok(nothing())
+}
+
+fn deploy(workers: &Workers, name: &str, document: &[u8]) -> Outcome {
+    let document = Document::parse(document).map_err(DeployError::from)?;
+    let version = workers.deploy(name, document)?;
+    tracing::info!(zone = name, version, "zone.deployed");
+    json(&serde_json::json!({"zone": name, "version": version}))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollBack {
+    #[serde(default)]
+    version: Option<u64>,
+}
+
+fn roll_back(workers: &Workers, name: &str, body: &[u8]) -> Outcome {
+    let wish: RollBack = if body.is_empty() {
+        RollBack::default()
+    } else {
+        serde_json::from_slice(body).map_err(|error| {
+            Refusal::new(StatusCode::BAD_REQUEST, "bad-request", "Malformed request", error)
+        })?
+    };
+    let version = workers.roll_back(name, wish.version)?;
+    tracing::info!(zone = name, version, "zone.rolled_back");
+    json(&serde_json::json!({"zone": name, "version": version}))
+}
+
+fn tail(workers: &Workers, zone: Option<String>) -> Reply {
+    let mut reply = Reply::new(StatusCode::OK, "");
+    reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    let (sender, lines) = tokio::sync::mpsc::channel(16);
+    berth_runtime::spawn(follow(workers.follow(), zone, sender));
+    reply.body = Body::stream(Tail(lines));
+    reply
+}
+
+async fn follow(
+    mut lines: broadcast::Receiver<Arc<GuestLine>>,
+    zone: Option<String>,
+    to: tokio::sync::mpsc::Sender<Bytes>,
+) {
+    loop {
+        let text = match lines.recv().await {
+            Ok(line) if zone.as_ref().is_some_and(|zone| *zone != line.zone) => continue,
+            Ok(line) => serde_json::to_string(&*line).unwrap_or_default(),
+            Err(broadcast::error::RecvError::Lagged(missed)) => format!("{{\"missed\":{missed}}}"),
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        // A follower that went away is noticed when there is something to tell.
+        if to.send(Bytes::from(text + "\n")).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Tail(tokio::sync::mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Tail {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.poll_recv(cx).map(|line| line.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// What to say of a method that a path does not have.
+pub(super) fn wrong_method(allowed: &'static str) -> Reply {
+    Reply::problem(Problem::Method).with_header(header::ALLOW, HeaderValue::from_static(allowed))
+}
+
+/// What an admin request asks, if it is about deployments.
+pub(super) fn question(request: &Request) -> Option<Result<Question, &'static str>> {
+    parse(&request.method, request.target.normal_path(), request.target.raw_query())
+}

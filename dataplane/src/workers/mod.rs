@@ -1,0 +1,241 @@
+//! Workers: guests that answer requests, on the core that has the connection.
+//!
+//! [`Workers`] is what the node has of them: the zones, and the library of scripts with its engine, which starts when the
+//! first zone is there. [`CoreWorkers`] is what one core has: it runs calls (`call`), gives each its world (`world`), and
+//! sends what guests send (`send`): to a zone of this node in process, to others over sockets.
+
+mod call;
+mod out;
+mod reach;
+mod send;
+mod world;
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use berth_isolate_host::compile::{Budget, CompileError, Compiler};
+use berth_isolate_host::library::{Entry, Library, OpenError, ScriptId};
+use berth_isolate_host::{Host, HostError, Settings as HostSettings};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::enforce::Enforce;
+use crate::outgoing::{Client, ClientNumbers, ClientOptions, CoreResolver, ResolverOptions, Resolvers, Tls};
+use crate::stats::CoreNumbers;
+use crate::zones::{DeployError, Document, StoreError, Worker, Zones};
+use reach::Reach;
+use send::Sent;
+pub use world::GuestLine;
+
+/// Lines that wait for those who follow the log of guests; who falls further behind misses some, and is told.
+const TAIL_LINES: usize = 1024;
+
+/// What the node decides of its workers.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node's folder of state.
+    pub state: PathBuf,
+    /// Calls that run at a time.
+    pub instances: u32,
+    /// Bytes of code that are loaded.
+    pub code_bytes: usize,
+    /// What compiling one component may cost.
+    pub budget: Budget,
+}
+
+/// Why a node has no workers.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    /// The zones that are kept cannot be read.
+    #[error(transparent)]
+    Zones(#[from] StoreError),
+    /// The library cannot be opened.
+    #[error(transparent)]
+    Library(#[from] OpenError),
+    /// The engine does not start.
+    #[error("the engine of workers does not start: {0}")]
+    Engine(#[from] HostError),
+    /// Names cannot be resolved.
+    #[error("no threads to resolve names")]
+    Resolvers(#[source] std::io::Error),
+    /// TLS to others cannot be set up.
+    #[error("TLS to other servers")]
+    Tls(#[from] rustls::Error),
+    /// The node does not find its own program.
+    #[error("the node's own program cannot be named")]
+    Program(#[source] std::io::Error),
+}
+
+/// The zones and scripts of a node.
+pub struct Workers {
+    settings: Settings,
+    /// The zones.
+    pub zones: Zones,
+    library: OnceLock<Arc<Library>>,
+    opening: Mutex<()>,
+    lines: broadcast::Sender<Arc<GuestLine>>,
+    reach: Arc<Reach>,
+    resolvers: Arc<Resolvers>,
+    tls: Tls,
+}
+
+impl Workers {
+    /// Reads what is kept. The engine starts only if there is a zone.
+    pub fn open(settings: Settings) -> Result<Arc<Self>, WorkersError> {
+        let zones = Zones::open(&settings.state.join("zones"))?;
+        let lines = broadcast::Sender::new(TAIL_LINES);
+        let reach = Arc::<Reach>::default();
+        reach.renew(&zones);
+        let resolvers = Resolvers::start(&ResolverOptions::default()).map_err(WorkersError::Resolvers)?;
+        let tls = Tls::of_this_machine()?;
+        let workers = Self {
+            settings,
+            zones,
+            library: OnceLock::new(),
+            opening: Mutex::new(()),
+            lines,
+            reach,
+            resolvers: Arc::new(resolvers),
+            tls,
+        };
+        if !workers.zones.is_empty() {
+            workers.library()?;
+        }
+        Ok(Arc::new(workers))
+    }
+
+    /// The library, opened if it is not.
+    pub fn library(&self) -> Result<&Arc<Library>, WorkersError> {
+        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(library) = self.library.get() {
+            return Ok(library);
+        }
+        let host = Host::new(&HostSettings { instances: self.settings.instances })?;
+        let program = std::env::current_exe().map_err(WorkersError::Program)?;
+        let arguments = vec!["compile-script".to_owned()];
+        let compiler = Compiler { program, arguments, budget: self.settings.budget.clone() };
+        let library =
+            Library::open(&self.settings.state.join("scripts"), host, compiler, self.settings.code_bytes)?;
+        Ok(self.library.get_or_init(|| library))
+    }
+
+    /// The library, if it was opened.
+    pub fn opened_library(&self) -> Option<&Arc<Library>> {
+        self.library.get()
+    }
+
+    /// The entry of a worker's script.
+    fn entry<'w>(&self, worker: &'w Worker) -> Option<&'w Arc<Entry>> {
+        let library = self.library.get()?;
+        Some(worker.entry.get_or_init(|| library.entry(worker.script)))
+    }
+
+    /// Takes a component. It waits for the compiler: not for a core.
+    pub fn upload(&self, component: &[u8]) -> Result<ScriptId, UploadError> {
+        Ok(self.library()?.add(component)?)
+    }
+
+    /// Deploys a zone.
+    pub fn deploy(&self, name: &str, document: Document) -> Result<u64, DeployError> {
+        let library = self.library.get();
+        let is_here = |id| library.is_some_and(|library| library.has(id));
+        let version = self.zones.deploy(name, document, &is_here, now_s())?;
+        self.reach.renew(&self.zones);
+        Ok(version)
+    }
+
+    /// Lets a version that was deployed before answer again.
+    pub fn roll_back(&self, name: &str, to: Option<u64>) -> Result<u64, DeployError> {
+        let version = self.zones.roll_back(name, to)?;
+        self.reach.renew(&self.zones);
+        Ok(version)
+    }
+
+    /// Forgets a zone.
+    pub fn remove(&self, name: &str) -> Result<(), DeployError> {
+        self.zones.remove(name)?;
+        self.reach.renew(&self.zones);
+        Ok(())
+    }
+
+    /// What guests log from now on.
+    pub fn follow(&self) -> broadcast::Receiver<Arc<GuestLine>> {
+        self.lines.subscribe()
+    }
+}
+
+/// Why an upload is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The component is.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// The node has no engine.
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The workers of one core.
+pub struct CoreWorkers {
+    workers: Arc<Workers>,
+    numbers: Arc<CoreNumbers>,
+    /// What its guests send, to the task that sends it.
+    sends: mpsc::UnboundedSender<Sent>,
+    /// What sends it to other servers.
+    client: Client,
+    /// Of the next request: the first half is this core's alone.
+    next_request: Cell<u64>,
+}
+
+impl CoreWorkers {
+    /// Starts the workers of the core that calls this.
+    pub fn start(
+        index: u16,
+        workers: &Arc<Workers>,
+        numbers: &Arc<CoreNumbers>,
+        outgoing: &Arc<ClientNumbers>,
+    ) -> Rc<Self> {
+        Host::enter_thread();
+        // Their number is bounded by what each call may send and by the calls that run.
+        let (sends, sent) = mpsc::unbounded_channel();
+        let client = Client::new(
+            CoreResolver::new(Arc::clone(&workers.resolvers)),
+            Arc::clone(&workers.reach) as Arc<dyn Enforce>,
+            workers.tls.clone(),
+            ClientOptions::default(),
+            Arc::clone(outgoing),
+        );
+        let core = Rc::new(Self {
+            client,
+            workers: Arc::clone(workers),
+            numbers: Arc::clone(numbers),
+            sends,
+            next_request: Cell::new(first_request(index)),
+        });
+        berth_runtime::spawn(send::run(Rc::downgrade(&core), sent));
+        core
+    }
+
+    /// The zones.
+    pub fn zones(&self) -> &Zones {
+        &self.workers.zones
+    }
+
+    fn new_request(&self) -> u64 {
+        self.next_request.replace(self.next_request.get().wrapping_add(1))
+    }
+}
+
+/// Ids are told apart between cores, and in all likelihood between starts and nodes.
+fn first_request(index: u16) -> u64 {
+    let mut random = [0; 4];
+    // Without random bytes they are told apart between cores only.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    (u64::from(u32::from_le_bytes(random)) << 32) ^ (u64::from(index) << 24)
+}

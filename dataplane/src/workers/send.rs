@@ -1,0 +1,144 @@
+//! What guests send: to a zone of this node in process, to everybody else over a socket.
+//!
+//! A guest's request to another zone has an outside client's rights: it goes through the routes of that zone like any
+//! other, and its guest gets nothing of the one that asked. A request to the guest's own zone goes to the zone's origin;
+//! the zone's workers do not answer their own.
+
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use berth_isolate_host::pipe;
+use berth_isolate_host::{ErrorCode, Inbound, Incoming, Outbound, Promise};
+use bytes::Bytes;
+use http::{HeaderValue, Uri};
+use tokio::sync::mpsc;
+
+use super::CoreWorkers;
+use super::out::{destination, pump};
+use super::world::Context;
+use crate::http::body::Body;
+use crate::http::message::{Problem, Reply};
+use crate::http::target::{Host, Target};
+use crate::outgoing::{Destination, HostField};
+use crate::zones::{Handler, Zone};
+
+/// Calls that may stand above one another. Each holds an instance.
+const DEPTH_MAX: u8 = 8;
+
+/// A request that a guest sent.
+pub(super) struct Sent {
+    pub(super) request: Outbound,
+    pub(super) promise: Promise,
+    pub(super) context: Arc<Context>,
+}
+
+/// Sends what the guests of a core send, each on a task of its own.
+pub(super) async fn run(core: Weak<CoreWorkers>, mut sent: mpsc::UnboundedReceiver<Sent>) {
+    while let Some(Sent { request, promise, context }) = sent.recv().await {
+        let Some(core) = core.upgrade() else { return };
+        berth_runtime::spawn(async move {
+            let reply = {
+                let mut asked = std::pin::pin!(core.send(request, context));
+                std::future::poll_fn(|cx| match asked.as_mut().poll(cx) {
+                    std::task::Poll::Ready(reply) => std::task::Poll::Ready(Some(reply)),
+                    // A guest that ended, or does not want it any more, ends what it asked for.
+                    std::task::Poll::Pending => promise.poll_given_up(cx).map(|()| None),
+                })
+                .await
+            };
+            if let Some(reply) = reply {
+                promise.keep(reply);
+            }
+        });
+    }
+}
+
+impl CoreWorkers {
+    async fn send(self: Rc<Self>, request: Outbound, context: Arc<Context>) -> Result<Inbound, ErrorCode> {
+        let uri: Uri = request.authority.parse().map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+        let host = uri.host().unwrap_or_default();
+        let host = Host::parse(host.as_bytes()).map_err(|_| ErrorCode::HttpRequestUriInvalid)?.into_owned();
+        let target = Target::parse(Bytes::from(request.path.clone()));
+        let target = target.map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+        let zone = self.zones().hosts().find(Some(&host), &target);
+        match zone {
+            Some(zone) if zone.name != context.zone.name => {
+                self.send_to_zone(zone, &target, request, context).await
+            }
+            Some(zone) => self.send_to_origin(&zone, request).await,
+            None => self.send_out(request, &context).await,
+        }
+    }
+
+    async fn send_to_zone(
+        self: Rc<Self>,
+        zone: Arc<Zone>,
+        target: &Target,
+        request: Outbound,
+        context: Arc<Context>,
+    ) -> Result<Inbound, ErrorCode> {
+        self.numbers.zone_requests.add(1);
+        let reply = match zone.handler(target) {
+            _ if context.depth + 1 >= DEPTH_MAX || context.has_zone(&zone.name) => {
+                self.numbers.zone_loops.add(1);
+                tracing::debug!(
+                    zone = zone.name,
+                    from = context.zone.name,
+                    request = context.request_id(),
+                    "zone.loop"
+                );
+                Reply::problem(Problem::Loop)
+            }
+            Handler::Nothing => Reply::problem(Problem::NoRoute),
+            Handler::Origin => return self.send_to_origin(&zone, request).await,
+            Handler::Worker(worker) => {
+                tracing::debug!(
+                    zone = zone.name,
+                    worker = worker.name,
+                    from = context.zone.name,
+                    request = context.request_id(),
+                    "zone.request"
+                );
+                let client = context.client;
+                let inner = self.context(zone, worker, client, Some(context));
+                let incoming = Incoming {
+                    method: request.method,
+                    https: request.https,
+                    authority: Some(request.authority),
+                    path: request.path,
+                    headers: request.headers,
+                    body: request.body,
+                };
+                self.call(inner, incoming).await
+            }
+        };
+        Ok(inbound(reply))
+    }
+
+    /// To a zone's own content. The origin sees the host that was asked for.
+    async fn send_to_origin(&self, zone: &Zone, request: Outbound) -> Result<Inbound, ErrorCode> {
+        let Some(origin) = &zone.origin else { return Err(ErrorCode::DestinationNotFound) };
+        let to = destination(origin).map_err(|_| ErrorCode::DestinationNotFound)?;
+        let host = HeaderValue::try_from(&request.authority).map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+        self.send_over_sockets(zone, &to, HostField::Given(host), request).await
+    }
+
+    async fn send_out(&self, request: Outbound, context: &Context) -> Result<Inbound, ErrorCode> {
+        let to = Destination::parse(request.https, &request.authority);
+        let to = to.map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+        self.send_over_sockets(&context.zone, &to, HostField::Destination, request).await
+    }
+}
+
+/// A reply of this node as a guest gets it.
+fn inbound(reply: Reply) -> Inbound {
+    let (writer, reader) = pipe::pipe();
+    match reply.body {
+        Body::Full(bytes) => {
+            writer.push(bytes);
+            writer.finish(None);
+        }
+        Body::Stream(body) => berth_runtime::spawn(pump(body, writer, |_| ErrorCode::HttpResponseIncomplete)),
+    }
+    Inbound { status: reply.status.as_u16(), headers: reply.headers, body: reader }
+}

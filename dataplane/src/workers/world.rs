@@ -1,0 +1,118 @@
+//! The world of a guest's call: time of its core, its configuration, the log, and the way out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_isolate_host::{Later, Outbound, Promise, Stream, World};
+use serde::Serialize;
+use tokio::sync::{broadcast, mpsc};
+
+use super::send::Sent;
+use crate::stats::CoreNumbers;
+use crate::zones::{Worker, Zone};
+
+/// A line that a guest logged, or what is said of it.
+#[derive(Debug, Serialize)]
+pub struct GuestLine {
+    /// Unix time in milliseconds.
+    pub time_ms: u64,
+    /// The zone.
+    pub zone: String,
+    /// The worker.
+    pub worker: String,
+    /// The request that it served.
+    pub request: String,
+    /// `out`, `err`, or `fault` for what the node says of its end.
+    pub stream: &'static str,
+    /// The line.
+    pub text: String,
+}
+
+/// Who asked whom: a call, and the calls that led to it.
+pub(super) struct Context {
+    pub(super) zone: Arc<Zone>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) request: u64,
+    pub(super) client: IpAddr,
+    /// The call whose guest asked for this one.
+    pub(super) parent: Option<Arc<Context>>,
+    /// Calls above it.
+    pub(super) depth: u8,
+    pub(super) sends: mpsc::UnboundedSender<Sent>,
+    pub(super) lines: broadcast::Sender<Arc<GuestLine>>,
+    pub(super) numbers: Arc<CoreNumbers>,
+}
+
+impl Context {
+    /// Whether this call, or one that led to it, is of that zone.
+    pub(super) fn has_zone(&self, name: &str) -> bool {
+        let mut context = Some(self);
+        while let Some(one) = context {
+            if one.zone.name == name {
+                return true;
+            }
+            context = one.parent.as_deref();
+        }
+        false
+    }
+
+    /// The id of the request as people see it.
+    pub(super) fn request_id(&self) -> String {
+        format!("{:016x}", self.request)
+    }
+
+    /// Tells those who follow the log.
+    pub(super) fn tell(&self, stream: &'static str, text: &str) {
+        if self.lines.receiver_count() == 0 {
+            return;
+        }
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let _ = self.lines.send(Arc::new(GuestLine {
+            time_ms: time.as_millis() as u64,
+            zone: self.zone.name.clone(),
+            worker: self.worker.name.clone(),
+            request: self.request_id(),
+            stream,
+            text: text.to_owned(),
+        }));
+    }
+}
+
+/// What the isolate host gets: the context as a world. A type of its own, since the trait is not ours.
+pub(super) struct CallWorld(pub(super) Arc<Context>);
+
+impl World for CallWorld {
+    fn sleep(&self, time: Duration) -> Later<()> {
+        Box::pin(berth_runtime::sleep(time))
+    }
+
+    fn send(&self, request: Outbound, promise: Promise) {
+        // A core that ends has no such task any more, and breaks the promise.
+        let _ = self.0.sends.send(Sent { request, promise, context: Arc::clone(&self.0) });
+    }
+
+    fn log(&self, stream: Stream, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        let stream = match stream {
+            Stream::Out => "out",
+            Stream::Err => "err",
+        };
+        let Context { zone, worker, .. } = &*self.0;
+        tracing::info!(target: "guest", zone = zone.name, worker = worker.name, request = self.0.request_id(), stream, text = &*text, "guest.line");
+        self.0.tell(stream, &text);
+    }
+
+    fn log_is_cut(&self) {
+        self.0.numbers.limit_worker_log.add(1);
+        self.0.tell("fault", "the log of this request is cut: limits.log_bytes");
+    }
+
+    fn variables(&self) -> &[(String, String)] {
+        &self.0.worker.variables
+    }
+
+    fn secret(&self, name: &str) -> Option<String> {
+        self.0.worker.secrets.get(name).cloned()
+    }
+}

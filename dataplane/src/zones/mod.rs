@@ -1,0 +1,388 @@
+//! Zones: whose hosts they are, which worker answers which path, and the versions that were deployed.
+//!
+//! A deployment is checked as a whole, written to disk, and then takes over with one store of a pointer: a request sees
+//! the zones as they were or as they are, and keeps what it saw until it ends. The versions before are kept, so that going
+//! back is a deployment of what is known already.
+
+mod document;
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+use berth_isolate_host::Limits;
+use berth_isolate_host::library::{Entry, ScriptId};
+use serde::Serialize;
+
+pub use document::{Document, Origin, Wrong, fuzz_logic, is_name};
+pub use store::{StoreError, Version};
+
+use crate::enforce::Who;
+use crate::http::target::{Host, Target};
+use crate::router::{Pattern, Router};
+use document::Checked;
+use store::{Record, Store};
+
+/// Zones of a node.
+const ZONES_MAX: usize = 10_000;
+
+/// A zone as requests see it.
+#[derive(Debug)]
+pub struct Zone {
+    /// Its name.
+    pub name: String,
+    /// Who acts when it does.
+    pub who: Who,
+    /// Which deployment this is.
+    pub version: u64,
+    /// Where its own content comes from.
+    pub origin: Option<Origin>,
+    workers: Vec<Arc<Worker>>,
+    routes: Router<usize>,
+}
+
+/// A worker as requests see it.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its name.
+    pub name: String,
+    /// Its script.
+    pub script: ScriptId,
+    /// What a request may cost.
+    pub limits: Arc<Limits>,
+    /// What its guests may read.
+    pub variables: Vec<(String, String)>,
+    /// What they may read by name.
+    pub secrets: BTreeMap<String, String>,
+    /// Its place in the library, once it was looked up.
+    pub(crate) entry: OnceLock<Arc<Entry>>,
+}
+
+/// What answers a request to a zone.
+#[derive(Debug, Clone)]
+pub enum Handler {
+    /// A worker of the zone.
+    Worker(Arc<Worker>),
+    /// Its origin.
+    Origin,
+    /// Nothing.
+    Nothing,
+}
+
+impl Zone {
+    /// What answers this target.
+    pub fn handler(&self, target: &Target) -> Handler {
+        match self.routes.find(None, target) {
+            Some(found) => Handler::Worker(Arc::clone(&self.workers[*found.value()])),
+            None if self.origin.is_some() => Handler::Origin,
+            None => Handler::Nothing,
+        }
+    }
+}
+
+/// All zones, by their hosts: what a request looks into.
+#[derive(Debug)]
+pub struct Hosts(Router<Arc<Zone>>);
+
+impl Hosts {
+    /// The zone that a host belongs to.
+    pub fn find(&self, host: Option<&Host<'_>>, target: &Target) -> Option<Arc<Zone>> {
+        self.0.find(host, target).map(|found| Arc::clone(found.value()))
+    }
+}
+
+/// Why a deployment is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// Something in it is wrong.
+    #[error(transparent)]
+    Wrong(#[from] Wrong),
+    /// There is no such zone, or version.
+    #[error("{0}")]
+    Unknown(String),
+    /// It could not be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A zone in a list.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    name: String,
+    version: u64,
+    hosts: Vec<String>,
+    workers: usize,
+}
+
+/// A zone with its versions.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    name: String,
+    version: u64,
+    document: Document,
+    versions: Vec<VersionShown>,
+}
+
+#[derive(Debug, Serialize)]
+struct VersionShown {
+    version: u64,
+    deployed_s: u64,
+}
+
+/// A route in a list.
+#[derive(Debug, Serialize)]
+pub struct RouteShown {
+    host: String,
+    path: String,
+    zone: String,
+    worker: Option<String>,
+}
+
+/// The zones of a node.
+pub struct Zones {
+    hosts: ArcSwap<Hosts>,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    store: Store,
+    records: BTreeMap<String, Record>,
+}
+
+/// Whether a script is here.
+type Scripts<'a> = &'a dyn Fn(ScriptId) -> bool;
+
+impl Zones {
+    /// The zones that are kept in this folder.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let store = Store::open(folder)?;
+        let records = store.read_all()?;
+        let zones = build(&records).map_err(|wrong| StoreError::Kept { reason: wrong.to_string() })?;
+        Ok(Self { hosts: ArcSwap::from_pointee(zones), kept: Mutex::new(Kept { store, records }) })
+    }
+
+    /// What requests look into.
+    pub fn hosts(&self) -> arc_swap::Guard<Arc<Hosts>> {
+        self.hosts.load()
+    }
+
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        self.lock().records.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deploys a zone: from its return on, new requests see it.
+    pub fn deploy(
+        &self,
+        name: &str,
+        document: Document,
+        scripts: Scripts<'_>,
+        now_s: u64,
+    ) -> Result<u64, DeployError> {
+        if !is_name(name) {
+            return Err(Wrong(vec![format!(
+                "{name}: a zone's name is 1 to 63 of a-z, 0-9 and -, beginning with a letter"
+            )])
+            .into());
+        }
+        let checked = document.check()?;
+        let missing = checked.workers.iter().filter(|worker| !scripts(worker.script));
+        let missing: Vec<String> = missing
+            .map(|worker| {
+                format!("workers.{}.script: {} is not here; upload it first", worker.name, worker.script)
+            })
+            .collect();
+        if !missing.is_empty() {
+            return Err(Wrong(missing).into());
+        }
+        let mut kept = self.lock();
+        let mut record = kept.records.get(name).cloned().unwrap_or_default();
+        let version = record.add(document, now_s);
+        self.replace(&mut kept, name, Some(record))?;
+        Ok(version)
+    }
+
+    /// Makes a version that was deployed before the one that answers; without a number, the one before.
+    pub fn roll_back(&self, name: &str, to: Option<u64>) -> Result<u64, DeployError> {
+        let mut kept = self.lock();
+        let unknown = || DeployError::Unknown(format!("there is no zone {name}"));
+        let mut record = kept.records.get(name).cloned().ok_or_else(unknown)?;
+        let version = record.roll_back(to).map_err(DeployError::Unknown)?;
+        self.replace(&mut kept, name, Some(record))?;
+        Ok(version)
+    }
+
+    /// Forgets a zone.
+    pub fn remove(&self, name: &str) -> Result<(), DeployError> {
+        let mut kept = self.lock();
+        if !kept.records.contains_key(name) {
+            return Err(DeployError::Unknown(format!("there is no zone {name}")));
+        }
+        self.replace(&mut kept, name, None)
+    }
+
+    /// Writes what changed, then shows it to requests. What cannot be written changes nothing.
+    fn replace(&self, kept: &mut Kept, name: &str, record: Option<Record>) -> Result<(), DeployError> {
+        let mut records = kept.records.clone();
+        match &record {
+            Some(record) => drop(records.insert(name.to_owned(), record.clone())),
+            None => drop(records.remove(name)),
+        }
+        let hosts = build(&records)?;
+        match &record {
+            Some(record) => kept.store.write(name, record)?,
+            None => kept.store.remove(name)?,
+        }
+        kept.records = records;
+        self.hosts.store(Arc::new(hosts));
+        Ok(())
+    }
+
+    /// All zones.
+    pub fn list(&self) -> Vec<Summary> {
+        let kept = self.lock();
+        let summary = |(name, record): (&String, &Record)| {
+            let current = record.current()?;
+            let document = &current.document;
+            Some(Summary {
+                name: name.clone(),
+                version: current.version,
+                hosts: document.hosts.clone(),
+                workers: document.workers.len(),
+            })
+        };
+        kept.records.iter().filter_map(summary).collect()
+    }
+
+    /// One zone, without its secrets.
+    pub fn show(&self, name: &str) -> Option<Shown> {
+        let kept = self.lock();
+        let record = kept.records.get(name)?;
+        let current = record.current()?;
+        let versions = record.versions();
+        Some(Shown {
+            name: name.to_owned(),
+            version: current.version,
+            document: current.document.without_secrets(),
+            versions: versions
+                .iter()
+                .map(|one| VersionShown { version: one.version, deployed_s: one.deployed_s })
+                .collect(),
+        })
+    }
+
+    /// All routes.
+    pub fn routes(&self) -> Vec<RouteShown> {
+        let kept = self.lock();
+        let mut routes = Vec::new();
+        for (zone, record) in &kept.records {
+            let Some(document) = record.current().map(|current| &current.document) else { continue };
+            for host in &document.hosts {
+                let route = |path: &str, worker: Option<&String>| RouteShown {
+                    host: host.clone(),
+                    path: path.to_owned(),
+                    zone: zone.clone(),
+                    worker: worker.cloned(),
+                };
+                for (name, worker) in &document.workers {
+                    routes.extend(worker.routes.iter().map(|path| route(path, Some(name))));
+                }
+                if document.origin.is_some() {
+                    routes.push(route("/*", None));
+                }
+            }
+        }
+        routes
+    }
+
+    /// The zones whose versions name each script.
+    pub fn users(&self) -> HashMap<String, Vec<String>> {
+        let mut users: HashMap<String, Vec<String>> = HashMap::new();
+        for (zone, record) in &self.lock().records {
+            for version in record.versions() {
+                for worker in version.document.workers.values() {
+                    let zones = users.entry(worker.script.clone()).or_default();
+                    if !zones.contains(zone) {
+                        zones.push(zone.clone());
+                    }
+                }
+            }
+        }
+        users
+    }
+
+    /// The origin of each zone that has one.
+    pub fn origins(&self) -> Vec<(String, Origin)> {
+        let kept = self.lock();
+        let origin = |(name, record): (&String, &Record)| {
+            let checked = record.current()?.document.check().ok()?;
+            Some((name.clone(), checked.origin?))
+        };
+        kept.records.iter().filter_map(origin).collect()
+    }
+
+    /// The scripts that answer now.
+    pub fn scripts(&self) -> Vec<ScriptId> {
+        let kept = self.lock();
+        let current = kept.records.values().filter_map(Record::current);
+        current
+            .flat_map(|version| version.document.workers.values())
+            .filter_map(|worker| ScriptId::parse(&worker.script))
+            .collect()
+    }
+}
+
+fn build(records: &BTreeMap<String, Record>) -> Result<Hosts, Wrong> {
+    if records.len() > ZONES_MAX {
+        return Err(Wrong(vec![format!("a node has at most {ZONES_MAX} zones")]));
+    }
+    let mut wrong = Wrong::default();
+    let mut hosts: Vec<(Pattern, Arc<Zone>)> = Vec::new();
+    for (name, record) in records {
+        let Some(current) = record.current() else { continue };
+        match current.document.check() {
+            Ok(checked) => {
+                let (patterns, zone) = make(name, current.version, checked);
+                hosts.extend(patterns.into_iter().map(|pattern| (pattern, Arc::clone(&zone))));
+            }
+            Err(more) => wrong.0.extend(more.0.into_iter().map(|text| format!("zone {name}: {text}"))),
+        }
+    }
+    match Router::new(hosts) {
+        Ok(router) if wrong.0.is_empty() => Ok(Hosts(router)),
+        Ok(_) => Err(wrong),
+        Err(errors) => {
+            // The router speaks of routes; here they are the hosts of zones.
+            wrong.0.extend(errors.iter().map(|error| format!("a host belongs to one zone: {error}")));
+            Err(wrong)
+        }
+    }
+}
+
+fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Arc<Zone>) {
+    let workers = checked.workers.into_iter().map(|worker| {
+        Arc::new(Worker {
+            name: worker.name,
+            script: worker.script,
+            limits: Arc::new(worker.limits),
+            variables: worker.variables,
+            secrets: worker.secrets,
+            entry: OnceLock::new(),
+        })
+    });
+    let zone = Zone {
+        name: name.to_owned(),
+        who: Who { zone: name.into(), tenant: checked.tenant.into() },
+        version,
+        origin: checked.origin,
+        workers: workers.collect(),
+        routes: checked.routes,
+    };
+    (checked.hosts, Arc::new(zone))
+}

@@ -1,0 +1,248 @@
+//! What a worker costs in process: a fresh instance for each request, no socket anywhere.
+//!
+//! # On the back of an envelope
+//!
+//! A store, an instance and its call are some twenty allocations (1 µs), one `ioctl` that finds the dirty pages of the
+//! memory (1 µs), a copy of the few that are (1 µs), the stack's 256 KiB cleaned (3 µs), and the guest's own work with
+//! some fifteen calls of the host (2 µs). Ten, then, of which two thirds are the cleaning.
+//!
+//! # How it is measured
+//!
+//! The guest is `/hello` of `tests/guests`. Each round takes one thread on one CPU, then one on each of two CPUs at once;
+//! a ratio is of one round. First requests are made to scripts that differ in one byte of a section that means nothing:
+//! they are as many files, loaded one after another, each called once.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use berth_isolate_host::compile::{Budget, Compiler};
+use berth_isolate_host::library::{Library, ScriptId};
+use berth_isolate_host::{
+    Call, Host, Incoming, Later, Limits, Outbound, Promise, Script, Settings, Stream, World,
+};
+use bytes::Bytes;
+
+use crate::figure::Spread;
+use crate::machine::Machine;
+use crate::sys;
+
+/// Calls of one thread before it is measured, and while it is.
+const WARM_UP: usize = 2_000;
+const CALLS: usize = 30_000;
+/// Scripts whose first request is measured.
+const SCRIPTS: usize = 100;
+/// Scripts that are resident at once.
+const RESIDENT: usize = 1_000;
+
+/// A world in which nothing is reached.
+struct Nowhere;
+
+impl World for Nowhere {
+    fn sleep(&self, _time: Duration) -> Later<()> {
+        Box::pin(std::future::pending())
+    }
+    fn send(&self, _request: Outbound, _promise: Promise) {}
+    fn log(&self, _stream: Stream, _line: &[u8]) {}
+    fn log_is_cut(&self) {}
+    fn variables(&self) -> &[(String, String)] {
+        &[]
+    }
+    fn secret(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
+
+/// No request here has a body.
+type NoBody = berth_isolate_host::pipe::Reader;
+
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> usize {
+    let incoming: Incoming<NoBody> = Incoming {
+        method: http::Method::GET,
+        https: false,
+        authority: Some("a.example".to_owned()),
+        path: "/hello".to_owned(),
+        headers: http::HeaderMap::new(),
+        body: None,
+    };
+    let mut call = Call::new(script, limits, Arc::clone(world) as Arc<dyn World>, incoming);
+    let reply = block_on(poll_fn(|cx| call.poll_head(cx)));
+    reply.ok().and_then(|reply| reply.whole).as_ref().map_or(0, Bytes::len)
+}
+
+/// The times of many calls on this thread, in nanoseconds, sorted.
+fn times(script: &Script, cpu: usize, calls: usize) -> Result<Vec<u64>, String> {
+    sys::pin(0, cpu).map_err(|error| error.to_string())?;
+    Host::enter_thread();
+    let (limits, world) = (Arc::new(Limits::default()), Arc::new(Nowhere));
+    let mut times = Vec::with_capacity(calls);
+    for round in 0..WARM_UP + calls {
+        let began = Instant::now();
+        if hello(script, &limits, &world) != 6 {
+            return Err("the guest does not say hello".to_owned());
+        }
+        if round >= WARM_UP {
+            times.push(began.elapsed().as_nanos() as u64);
+        }
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+struct Round {
+    p50_us: f64,
+    p99_us: f64,
+    one: f64,
+    two: f64,
+}
+
+fn round(script: &Script) -> Result<Round, String> {
+    let run = |cpus: &[usize]| -> Result<(f64, Vec<u64>), String> {
+        let began = Instant::now();
+        let all = thread::scope(|scope| {
+            let threads: Vec<_> =
+                cpus.iter().map(|&cpu| scope.spawn(move || times(script, cpu, CALLS))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        let calls = (cpus.len() * (CALLS + WARM_UP)) as f64;
+        Ok((calls / began.elapsed().as_secs_f64(), all.into_iter().next().unwrap_or_default()))
+    };
+    let (one, times) = run(&[0])?;
+    let (two, _) = run(&[0, 1])?;
+    let at = |part: f64| times[(times.len() as f64 * part) as usize] as f64 / 1000.0;
+    Ok(Round { p50_us: at(0.5), p99_us: at(0.99), one, two })
+}
+
+/// Measures, prints, and tells whether every bar was met.
+pub(crate) fn measure(rounds: u32, berth: Option<PathBuf>, guests: &Path) -> Result<bool, Box<dyn Error>> {
+    let program = match berth {
+        Some(program) => program,
+        None => std::env::current_exe()?.with_file_name("berth"),
+    };
+    let component = std::fs::read(guests)
+        .map_err(|error| format!("{}: {error}; `cargo xtask guests` builds it", guests.display()))?;
+    let folder = std::env::temp_dir().join(format!("berth-perf-isolate-{}", std::process::id()));
+    let outcome = in_folder(&folder, rounds, program, &component);
+    let _ = std::fs::remove_dir_all(&folder);
+    outcome
+}
+
+fn in_folder(folder: &Path, rounds: u32, program: PathBuf, component: &[u8]) -> Result<bool, Box<dyn Error>> {
+    let machine = Machine::look(0);
+    println!("{}, {} CPUs, {}\n", machine.cpu, machine.cpus, machine.kernel);
+    let arguments = vec!["compile-script".to_owned()];
+    let compiler = Compiler { program, arguments, budget: Budget::default() };
+    let library = Library::open(folder, Host::new(&Settings::default())?, compiler, 1 << 30)?;
+    let script = block_on(library.script(&library.entry(library.add(component)?)))?;
+    let mut taken = Vec::new();
+    for _ in 0..rounds {
+        taken.push(round(&script)?);
+    }
+    let spread = |of: fn(&Round) -> f64| taken.iter().map(of).collect::<Vec<f64>>();
+    let mut met = true;
+    let mut show = |what: &str, values: Vec<f64>, bar: Option<(f64, bool)>| {
+        let Some(figure) = Spread::of(&values) else { return };
+        let verdict = bar.map(|(bar, at_most)| {
+            let good = if at_most { figure.median <= bar } else { figure.median >= bar };
+            met &= good;
+            format!(
+                "  bar {} {bar}: {}",
+                if at_most { "≤" } else { "≥" },
+                if good { "met" } else { "MISSED" }
+            )
+        });
+        println!(
+            "{what:<50} {:>10.2} [{:.2}, {:.2}]{}",
+            figure.median,
+            figure.min,
+            figure.max,
+            verdict.unwrap_or_default()
+        );
+    };
+    show("fresh instance, call, reply, drop; p50, µs", spread(|round| round.p50_us), Some((25.0, true)));
+    show("the same, p99, µs", spread(|round| round.p99_us), None);
+    show("calls a second on one CPU", spread(|round| round.one), None);
+    show("calls a second on two CPUs", spread(|round| round.two), None);
+    show("two CPUs over one", spread(|round| round.two / round.one), Some((1.8, false)));
+    let first = first_requests(&library, component)?;
+    show("first request of a compiled script, p50, µs", first, Some((1000.0, true)));
+    resident(&library, component)?;
+    Ok(met)
+}
+
+/// The component with bytes behind it that mean nothing: another script, as far as the library can tell.
+fn variant(component: &[u8], number: usize) -> Vec<u8> {
+    let name = format!("v{number:06}");
+    let mut bytes = component.to_vec();
+    bytes.extend_from_slice(&[0, name.len() as u8 + 1, name.len() as u8]);
+    bytes.extend_from_slice(name.as_bytes());
+    bytes
+}
+
+fn add_all(
+    library: &Library,
+    component: &[u8],
+    numbers: std::ops::Range<usize>,
+) -> Result<Vec<ScriptId>, Box<dyn Error>> {
+    Ok(numbers.map(|number| library.add(&variant(component, number))).collect::<Result<_, _>>()?)
+}
+
+fn first_requests(library: &Arc<Library>, component: &[u8]) -> Result<Vec<f64>, Box<dyn Error>> {
+    let (limits, world) = (Arc::new(Limits::default()), Arc::new(Nowhere));
+    let mut times = Vec::new();
+    for id in add_all(library, component, 0..SCRIPTS)? {
+        let entry = library.entry(id);
+        let began = Instant::now();
+        let script = block_on(library.script(&entry))?;
+        hello(&script, &limits, &world);
+        times.push(began.elapsed().as_nanos() as f64 / 1000.0);
+    }
+    Ok(times)
+}
+
+/// Memory with many scripts loaded and called.
+fn resident(library: &Arc<Library>, component: &[u8]) -> Result<(), Box<dyn Error>> {
+    let (limits, world) = (Arc::new(Limits::default()), Arc::new(Nowhere));
+    let before = memory_kib();
+    for id in add_all(library, component, 0..RESIDENT)? {
+        let script = block_on(library.script(&library.entry(id)))?;
+        hello(&script, &limits, &world);
+    }
+    let (count, bytes) = library.loaded();
+    let grown = memory_kib().saturating_sub(before);
+    println!("{count} scripts loaded: {} MiB of code, the process grew by {} MiB", bytes >> 20, grown >> 10);
+    Ok(())
+}
+
+fn memory_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
+    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+}
