@@ -44,15 +44,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// A line for people: when, whose, which request, what.
 fn render(line: &str) -> String {
     let Ok(entry) = serde_json::from_str::<Value>(line) else { return cell(&line.into()) };
+    if let Some(missed) = entry["missed"].as_u64() {
+        return format!("({missed} lines are missing here: more came than could be shown)");
+    }
     let place = match entry["worker"].as_str() {
         Some(worker) => format!("{}/{}", cell(&entry["zone"]), cell(&worker.into())),
         None => cell(&entry["zone"]),
     };
-    let [time, request, stream] = ["time", "request", "stream"].map(|name| cell(&entry[name]));
+    let time = entry["time_ms"].as_u64().map(time_of_day).unwrap_or_default();
+    let [request, stream] = ["request", "stream"].map(|name| cell(&entry[name]));
     // A fault has a backtrace, a line for each frame.
     let text: Vec<String> =
         entry["text"].as_str().unwrap_or_default().lines().map(|line| cell(&line.into())).collect();
     format!("{time} {place} {request} {stream:<5} {}", text.join("\n      "))
+}
+
+/// Unix time in milliseconds as the time of day (UTC).
+fn time_of_day(unix_ms: u64) -> String {
+    let (seconds, ms) = (unix_ms / 1000, unix_ms % 1000);
+    format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
 }
 
 #[cfg(test)]
@@ -61,11 +71,12 @@ mod tests {
 
     #[test]
     fn an_entry_is_a_line() {
-        let entry = r#"{"time":"t","zone":"shop","worker":"front","request":"r","stream":"out","text":"hi\u001b[2J"}"#;
-        assert_eq!(render(entry), "t shop/front r out   hi\\u{1b}[2J");
+        let entry = r#"{"time_ms":1795800118042,"zone":"shop","worker":"front","request":"r","stream":"out","text":"hi\u001b[2J"}"#;
+        assert_eq!(render(entry), "17:21:58.042 shop/front r out   hi\\u{1b}[2J");
         let fault =
-            r#"{"time":5,"zone":"a","worker":null,"request":"r","stream":"fault","text":"trap\n0: main"}"#;
-        assert_eq!(render(fault), "5 a r fault trap\n      0: main");
+            r#"{"time_ms":5,"zone":"a","worker":null,"request":"r","stream":"fault","text":"trap\n0: main"}"#;
+        assert_eq!(render(fault), "00:00:00.005 a r fault trap\n      0: main");
+        assert!(render(r#"{"missed":3}"#).starts_with("(3 lines"));
         assert_eq!(render("no json"), "no json");
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum Zones {
         #[command(flatten)]
         admin: Admin,
     },
-    /// Bring an older version of a zone back, as a new one.
+    /// Bring an older version of a zone back.
     Rollback {
         /// The zone.
         #[arg(value_parser = parse_name)]
@@ -178,8 +178,11 @@ fn render_zone(zone: &Value) -> String {
     }
     for (name, worker) in document["workers"].as_object().into_iter().flatten() {
         out += &format!("worker {name} {}\n", cell(&worker["script"]));
-        for (what, value) in worker.as_object().into_iter().flatten().filter(|(what, _)| *what != "script") {
-            out += &format!("  {what} {}\n", settings(value));
+        for (what, value) in worker.as_object().into_iter().flatten() {
+            let value = settings(value);
+            if what != "script" && !value.is_empty() {
+                out += &format!("  {what} {value}\n");
+            }
         }
     }
     let row = |version: &Value| ["version", "deployed_s"].map(|name| cell(&version[name]));
@@ -226,7 +229,7 @@ mod tests {
         let begin = "zone shop version 2\ntenant default\nhosts a, *.b\norigin http://o\nworker front abc\n";
         assert!(text.starts_with(begin), "{text}");
         assert!(text.contains("  routes /, /x/*\n") && text.contains("  env K=V\n"), "{text}");
-        assert!(text.contains("  secrets S\n"), "{text}");
+        assert!(text.contains("  secrets S\n") && !text.contains("limits"), "{text}");
         assert!(text.ends_with("1        5\n2        9\n"), "{text}");
     }
 

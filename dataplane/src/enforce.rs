@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn each_special_range_is_refused_from_its_first_address_to_its_last_and_not_beyond() {
+    fn each_special_range_of_ipv4_is_refused_from_its_first_address_to_its_last_and_not_beyond() {
         use Unreachable::*;
         let table: &[(&str, Option<Unreachable>)] = &[
             ("0.0.0.0", Some(Unspecified)),
@@ -391,6 +391,16 @@ mod tests {
             ("240.0.0.0", Some(Reserved)),
             ("255.255.255.254", Some(Reserved)),
             ("255.255.255.255", Some(Broadcast)),
+        ];
+        for (address, expected) in table {
+            assert_eq!(verdict(address), *expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn only_the_space_of_ipv6_that_is_given_out_is_reached() {
+        use Unreachable::*;
+        let table: &[(&str, Option<Unreachable>)] = &[
             ("::", Some(Unspecified)),
             ("::1", Some(Loopback)),
             ("::2", Some(Unspecified)), // IPv4-compatible, of 0.0.0.2.

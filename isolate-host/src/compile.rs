@@ -149,6 +149,8 @@ pub fn serve(numbers: &[u64]) -> io::Result<()> {
         return Err(io::Error::other("this command is for the node itself"));
     };
     limit(*memory, *seconds, *code_bytes)?;
+    // Nobody wants the code any more when the node has ended.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
     let mut output = io::stdout().lock();
@@ -248,6 +250,15 @@ pub(crate) fn engine_name() -> Result<String, HostError> {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     Ok(format!("{}-{:016x}", engine::VERSION, hasher.finish()))
+}
+
+/// What a fuzzer calls: any bytes are compiled, or refused with a reason.
+#[doc(hidden)]
+pub fn fuzz_logic(data: &[u8]) {
+    match compile(data) {
+        Ok(code) => assert!(!code.is_empty(), "code is made of something"),
+        Err(reason) => assert!(!reason.to_string().is_empty(), "a refusal has a reason"),
+    }
 }
 
 #[cfg(test)]

@@ -86,15 +86,6 @@ impl Guest {
         self.table.push(thing).map_err(full)
     }
 
-    /// The same for something that must not outlive its parent.
-    pub(crate) fn push_child<T: Send + 'static, P: 'static>(
-        &mut self,
-        thing: T,
-        parent: &Resource<P>,
-    ) -> wasmtime::Result<Resource<T>> {
-        self.table.push_child(thing, parent).map_err(full)
-    }
-
     /// Whether it has had all the time that it may have on its core.
     pub(crate) fn cpu_is_spent(&self) -> bool {
         self.call.meter.within() > self.limits.cpu

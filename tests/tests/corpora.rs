@@ -44,6 +44,16 @@ fn corpus_of_router() {
 }
 
 #[test]
+fn corpus_of_zone() {
+    replay("zone", berth_dataplane::zones::fuzz_logic);
+}
+
+#[test]
+fn corpus_of_upload() {
+    replay("upload", berth_isolate_host::compile::fuzz_logic);
+}
+
+#[test]
 fn corpus_of_steer() {
     replay("steer", berth_fixtures::fuzz_logic);
 }

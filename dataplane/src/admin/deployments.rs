@@ -1,5 +1,6 @@
 //! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,15 +49,15 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl ToString) -> Self {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: &dyn fmt::Display) -> Self {
         Self { status, kind, title, detail: detail.to_string() }
     }
 
-    fn unknown(detail: impl ToString) -> Self {
+    fn unknown(detail: &dyn fmt::Display) -> Self {
         Self::new(StatusCode::NOT_FOUND, "unknown", "There is no such thing", detail)
     }
 
-    fn internal(detail: impl ToString) -> Self {
+    fn internal(detail: &dyn fmt::Display) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The node failed", detail)
     }
 
@@ -77,10 +78,10 @@ impl From<DeployError> for Refusal {
     fn from(error: DeployError) -> Self {
         match error {
             DeployError::Wrong(_) => {
-                Self::new(StatusCode::BAD_REQUEST, "zone-refused", "The zone is not right", error)
+                Self::new(StatusCode::BAD_REQUEST, "zone-refused", "The zone is not right", &error)
             }
-            DeployError::Unknown(_) => Self::unknown(error),
-            DeployError::Store(_) => Self::internal(error),
+            DeployError::Unknown(_) => Self::unknown(&error),
+            DeployError::Store(_) => Self::internal(&error),
         }
     }
 }
@@ -94,9 +95,9 @@ impl From<UploadError> for Refusal {
             }
             UploadError::Compile(CompileError::TooLarge { .. }) => refused(StatusCode::PAYLOAD_TOO_LARGE),
             UploadError::Compile(CompileError::System(source)) => {
-                Self::internal(format!("{error}: {source}"))
+                Self::internal(&format!("{error}: {source}"))
             }
-            UploadError::Workers(source) => Self::internal(berth_protocol::link::with_causes(source)),
+            UploadError::Workers(source) => Self::internal(&berth_protocol::link::with_causes(source)),
         }
     }
 }
@@ -144,7 +145,7 @@ pub(super) async fn answer(workers: Arc<Workers>, question: Question, body: Requ
         Question::Routes => json(&serde_json::json!({ "routes": workers.zones.routes() })),
         Question::Zone(name) => match workers.zones.show(&name) {
             Some(zone) => json(&zone),
-            None => Err(Refusal::unknown(format!("there is no zone {name}"))),
+            None => Err(Refusal::unknown(&format!("there is no zone {name}"))),
         },
         Question::Scripts => apart(move || scripts(&workers)).await,
         Question::RemoveScript(id) => apart(move || remove_script(&workers, &id)).await,
@@ -168,7 +169,7 @@ pub(super) async fn answer(workers: Arc<Workers>, question: Question, body: Requ
 type Outcome = Result<Reply, Refusal>;
 
 fn json(value: &impl Serialize) -> Outcome {
-    let json = serde_json::to_string(value).map_err(Refusal::internal)?;
+    let json = serde_json::to_string(value).map_err(|error| Refusal::internal(&error))?;
     Ok(text(json + "\n", "application/json"))
 }
 
@@ -192,7 +193,7 @@ async fn apart(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
             StatusCode::SERVICE_UNAVAILABLE,
             "overload",
             "Overloaded, try again",
-            detail,
+            &detail,
         ));
     }
     let place = Place;
@@ -203,8 +204,9 @@ async fn apart(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
         let parts = work().map(|reply| (reply.status, reply.headers, whole(reply.body)));
         let _ = sender.send(parts);
     });
-    spawned.map_err(Refusal::internal)?;
-    let (status, headers, body) = receiver.await.map_err(|_| Refusal::internal("the work ended early"))??;
+    spawned.map_err(|error| Refusal::internal(&error))?;
+    let (status, headers, body) =
+        receiver.await.map_err(|_| Refusal::internal(&"the work ended early"))??;
     let mut reply = Reply::new(status, body);
     reply.headers = headers;
     Ok(reply)
@@ -225,7 +227,7 @@ async fn collect(mut body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
                 BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 BodyError::TimedOut | BodyError::Malformed | BodyError::Gone => StatusCode::BAD_REQUEST,
             };
-            Refusal::new(status, "body", "The body did not come", error)
+            Refusal::new(status, "body", "The body did not come", &error)
         })?;
         let Ok(data) = frame.into_data() else { break };
         if bytes.len() + data.len() > most {
@@ -234,7 +236,7 @@ async fn collect(mut body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body-too-large",
                 "Body too large",
-                detail,
+                &detail,
             ));
         }
         bytes.extend_from_slice(&data);
@@ -247,7 +249,7 @@ fn scripts(workers: &Workers) -> Outcome {
     let mut users = workers.zones.users();
     let scripts: Vec<serde_json::Value> = library
         .list()
-        .map_err(Refusal::internal)?
+        .map_err(|error| Refusal::internal(&error))?
         .into_iter()
         .map(|(id, bytes)| {
             let zones = users.remove(&id.to_string()).unwrap_or_default();
@@ -266,14 +268,14 @@ fn upload(workers: &Workers, component: &[u8]) -> Outcome {
 }
 
 fn remove_script(workers: &Workers, text: &str) -> Outcome {
-    let unknown = || Refusal::unknown(format!("there is no script {text}"));
+    let unknown = || Refusal::unknown(&format!("there is no script {text}"));
     let id = ScriptId::parse(text).ok_or_else(unknown)?;
     let library = workers.opened_library().filter(|library| library.has(id)).ok_or_else(unknown)?;
     if let Some(zones) = workers.zones.users().get(&id.to_string()) {
         let detail = format!("versions of these zones use it: {}", zones.join(", "));
-        return Err(Refusal::new(StatusCode::CONFLICT, "script-used", "The script is in use", detail));
+        return Err(Refusal::new(StatusCode::CONFLICT, "script-used", "The script is in use", &detail));
     }
-    library.remove(id).map_err(Refusal::internal)?;
+    library.remove(id).map_err(|error| Refusal::internal(&error))?;
     Ok(nothing())
 }
 
@@ -296,7 +298,7 @@ fn roll_back(workers: &Workers, name: &str, body: &[u8]) -> Outcome {
         RollBack::default()
     } else {
         serde_json::from_slice(body).map_err(|error| {
-            Refusal::new(StatusCode::BAD_REQUEST, "bad-request", "Malformed request", error)
+            Refusal::new(StatusCode::BAD_REQUEST, "bad-request", "Malformed request", &error)
         })?
     };
     let version = workers.roll_back(name, wish.version)?;

@@ -801,11 +801,12 @@ keys! {
     };
     WORKERS_COMPILE_MEMORY: Size<u64> = Key {
         path: "workers.compile_memory",
-        rule: Size { min: 256 * MIB, max: 16 * GIB },
+        rule: Size { min: 1536 * MIB, max: 16 * GIB },
         fallback: Fallback::Default("\"2GiB\""),
         example: "\"2GiB\"",
         meaning: "Memory of the process that compiles an upload. Beyond it the upload is refused.",
-        why: "A component with an engine for JavaScript inside takes under 1 GiB.",
+        why: "A component with an engine for JavaScript inside takes under 1 GiB; 1 GiB more is what the allocator sets \
+            aside as the process starts.",
     };
     WORKERS_COMPILE_TIME: Time = Key {
         path: "workers.compile_time",

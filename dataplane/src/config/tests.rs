@@ -102,7 +102,7 @@ drain = "5s"
 [workers]
 instances = 20
 code_bytes = "128MiB"
-compile_memory = "1GiB"
+compile_memory = "3GiB"
 compile_time = "5s"
 
 [[routes]]
@@ -147,6 +147,10 @@ delay = { time = "100ms" }
 path = "/e"
 websocket = {}
 "#;
+
+fn every_worker_key() -> Workers {
+    Workers { instances: 20, code_bytes: 128 << 20, compile_memory: 3 << 30, compile_time: seconds(5) }
+}
 
 fn every_limit() -> Limits {
     let seconds = Duration::from_secs;
@@ -234,12 +238,7 @@ fn every_key_arrives_where_it_belongs() {
             access: AccessLog::File("/var/log/access.log".into()),
         },
         shutdown: Shutdown { drain: seconds(5) },
-        workers: Workers {
-            instances: 20,
-            code_bytes: 128 << 20,
-            compile_memory: 1 << 30,
-            compile_time: seconds(5),
-        },
+        workers: every_worker_key(),
         routes: vec![
             RouteRule { host: "example.com".to_owned(), core: Some(0), ..route("/a", respond) },
             route("/b", Action::Echo),

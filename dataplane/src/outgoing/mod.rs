@@ -85,7 +85,7 @@ impl Destination {
     /// A destination: a name, or an address with or without brackets.
     pub fn new(https: bool, host: &str, port: u16) -> Result<Self, SendError> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let (host, shown) = if let Some(address) = bare.unwrap_or(host).parse::<Ipv6Addr>().ok() {
+        let (host, shown) = if let Ok(address) = bare.unwrap_or(host).parse::<Ipv6Addr>() {
             (address.to_string(), format!("[{address}]"))
         } else {
             let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();

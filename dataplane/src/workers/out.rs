@@ -208,6 +208,7 @@ where
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what makes errors of bodies gives them away")]
 fn error_code(error: SendError) -> ErrorCode {
     match error {
         SendError::DnsTimeout => ErrorCode::DnsTimeout,

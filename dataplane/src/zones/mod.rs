@@ -204,7 +204,7 @@ impl Zones {
         let mut kept = self.lock();
         let mut record = kept.records.get(name).cloned().unwrap_or_default();
         let version = record.add(document, now_s);
-        self.replace(&mut kept, name, Some(record))?;
+        self.replace(&mut kept, name, Some(&record))?;
         Ok(version)
     }
 
@@ -214,7 +214,7 @@ impl Zones {
         let unknown = || DeployError::Unknown(format!("there is no zone {name}"));
         let mut record = kept.records.get(name).cloned().ok_or_else(unknown)?;
         let version = record.roll_back(to).map_err(DeployError::Unknown)?;
-        self.replace(&mut kept, name, Some(record))?;
+        self.replace(&mut kept, name, Some(&record))?;
         Ok(version)
     }
 
@@ -228,14 +228,14 @@ impl Zones {
     }
 
     /// Writes what changed, then shows it to requests. What cannot be written changes nothing.
-    fn replace(&self, kept: &mut Kept, name: &str, record: Option<Record>) -> Result<(), DeployError> {
+    fn replace(&self, kept: &mut Kept, name: &str, record: Option<&Record>) -> Result<(), DeployError> {
         let mut records = kept.records.clone();
-        match &record {
+        match record {
             Some(record) => drop(records.insert(name.to_owned(), record.clone())),
             None => drop(records.remove(name)),
         }
         let hosts = build(&records)?;
-        match &record {
+        match record {
             Some(record) => kept.store.write(name, record)?,
             None => kept.store.remove(name)?,
         }

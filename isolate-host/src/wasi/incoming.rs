@@ -171,7 +171,7 @@ impl HostIncomingBody for Guest {
             return Ok(Err(()));
         }
         let stream: DynInputStream = Box::new(BodyInput(Arc::clone(&inner.reader)));
-        Ok(Ok(self.push_child(stream, &body)?))
+        Ok(Ok(self.push(stream)?))
     }
 
     fn finish(&mut self, body: Resource<IncomingBody>) -> wasmtime::Result<Resource<FutureTrailers>> {

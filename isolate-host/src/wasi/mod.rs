@@ -83,6 +83,7 @@ fn me(guest: &mut Guest) -> &mut Guest {
 pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
+    streams::forgive(&mut linker)?;
     for add in INTERFACES.iter().filter_map(|(_, add)| *add) {
         add(&mut linker)?;
     }

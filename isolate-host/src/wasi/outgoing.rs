@@ -409,7 +409,7 @@ impl HostOutgoingBody for Guest {
             return Ok(Err(()));
         }
         let stream: DynOutputStream = Box::new(BodyOutput(Arc::clone(&inner.sending)));
-        Ok(Ok(self.push_child(stream, &body)?))
+        Ok(Ok(self.push(stream)?))
     }
 
     fn finish(
@@ -417,7 +417,6 @@ impl HostOutgoingBody for Guest {
         body: Resource<OutgoingBody>,
         trailers: Option<Resource<Fields>>,
     ) -> wasmtime::Result<Result<(), ErrorCode>> {
-        // A stream that is still open is a child, and ends the guest here.
         let body = self.table.delete(body)?;
         let trailers = match trailers {
             Some(fields) => Some(self.table.delete(fields)?.into_map()),
@@ -425,6 +424,7 @@ impl HostOutgoingBody for Guest {
         };
         match Arc::into_inner(body.sending) {
             Some(sending) => Ok(sending.finish(trailers)),
+            // The interface says that this ends the guest.
             None => Err(wasmtime::format_err!("a body was finished while its stream was open")),
         }
     }

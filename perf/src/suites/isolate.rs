@@ -21,16 +21,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::figure::Spread;
+use crate::machine::Machine;
+use crate::sys;
 use berth_isolate_host::compile::{Budget, Compiler};
 use berth_isolate_host::library::{Library, ScriptId};
 use berth_isolate_host::{
     Call, Host, Incoming, Later, Limits, Outbound, Promise, Script, Settings, Stream, World,
 };
-use bytes::Bytes;
-
-use crate::figure::Spread;
-use crate::machine::Machine;
-use crate::sys;
 
 /// Calls of one thread before it is measured, and while it is.
 const WARM_UP: usize = 2_000;
@@ -80,7 +78,8 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> usize {
+/// One request, from its making to the end of its instance.
+fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> Result<(), String> {
     let incoming: Incoming<NoBody> = Incoming {
         method: http::Method::GET,
         https: false,
@@ -91,7 +90,11 @@ fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> usize {
     };
     let mut call = Call::new(script, limits, Arc::clone(world) as Arc<dyn World>, incoming);
     let reply = block_on(poll_fn(|cx| call.poll_head(cx)));
-    reply.ok().and_then(|reply| reply.whole).as_ref().map_or(0, Bytes::len)
+    let reply = reply.map_err(|fault| format!("the guest fails: {}", fault.detail))?;
+    match reply.whole {
+        Some(body) if body == "hello\n" => Ok(()),
+        other => Err(format!("the guest says {other:?} instead of hello")),
+    }
 }
 
 /// The times of many calls on this thread, in nanoseconds, sorted.
@@ -102,9 +105,7 @@ fn times(script: &Script, cpu: usize, calls: usize) -> Result<Vec<u64>, String> 
     let mut times = Vec::with_capacity(calls);
     for round in 0..WARM_UP + calls {
         let began = Instant::now();
-        if hello(script, &limits, &world) != 6 {
-            return Err("the guest does not say hello".to_owned());
-        }
+        hello(script, &limits, &world)?;
         if round >= WARM_UP {
             times.push(began.elapsed().as_nanos() as u64);
         }
@@ -221,7 +222,7 @@ fn first_requests(library: &Arc<Library>, component: &[u8]) -> Result<Vec<f64>, 
         let entry = library.entry(id);
         let began = Instant::now();
         let script = block_on(library.script(&entry))?;
-        hello(&script, &limits, &world);
+        hello(&script, &limits, &world)?;
         times.push(began.elapsed().as_nanos() as f64 / 1000.0);
     }
     Ok(times)
@@ -233,7 +234,7 @@ fn resident(library: &Arc<Library>, component: &[u8]) -> Result<(), Box<dyn Erro
     let before = memory_kib();
     for id in add_all(library, component, 0..RESIDENT)? {
         let script = block_on(library.script(&library.entry(id)))?;
-        hello(&script, &limits, &world);
+        hello(&script, &limits, &world)?;
     }
     let (count, bytes) = library.loaded();
     let grown = memory_kib().saturating_sub(before);

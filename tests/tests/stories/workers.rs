@@ -1,14 +1,14 @@
 //! Workers: deployed over the admin API, asked by curl over each version of HTTP.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use berth_tests::clients::{Outcome, connect, curl, curl_command, finish, python, start};
-use berth_tests::node::{Driver, Node, PATIENCE, Plan, wait_until};
-use berth_tests::on_both_drivers;
+use berth_tests::clients::{Outcome, connect, curl, curl_command, finish, python, run, start};
+use berth_tests::node::{Driver, Folder, Node, PATIENCE, Plan, binary, wait_until};
 use berth_tests::workers::{deploy, guests, serve_guests, upload, zone};
+use berth_tests::{on_both_drivers, once};
 use serde_json::{Value, json};
 
 use crate::common;
@@ -17,6 +17,8 @@ on_both_drivers!(["curl"]; a_worker_answers_over_each_version_of_http, bodies_an
     a_reply_that_a_guest_cut_is_cut_for_the_client, each_attack_falls_over_its_limit_and_hurts_nobody_else,
     a_client_that_goes_away_ends_its_guest, one_zone_asks_another_in_process_and_circles_are_noticed,
     a_version_takes_over_for_new_requests_and_back);
+on_both_drivers!(["curl"]; the_command_line_deploys_shows_and_goes_back);
+once!(["curl"]; dev_deploys_a_project_again_when_it_changes);
 on_both_drivers!(["curl"]; what_is_deployed_survives_a_restart_and_damaged_code_is_made_anew);
 on_both_drivers!(["curl", "websockets"]; what_no_worker_answers_the_origin_answers, workers_rewrite_what_their_origin_says);
 on_both_drivers!(["curl"]; guests_reach_no_address_of_this_machine_but_their_origin,
@@ -466,4 +468,98 @@ fn bodies_stream_to_an_origin_and_back_through_a_worker(driver: Driver) {
     let outcome = curl(&["--fail", "--header", "host: site.example", &node.http("/stream/100MiB")]);
     assert_ne!(outcome.code, 0, "{outcome:?}");
     node.finish();
+}
+
+/// A project whose component is there already.
+fn project(folder: &std::path::Path, greeting: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("guests.wasm"), guests()).unwrap();
+    let text = format!(
+        "name = \"site\"\nzone = \"site.localhost\"\n\n[workers.front]\ncomponent = \"guests.wasm\"\nroutes = [\"/*\"]\n\
+         env = {{ GREETING = \"{greeting}\" }}\nsecrets = [\"STORY_KEY\"]\nlimits = {{ cpu = \"2s\" }}\n"
+    );
+    std::fs::write(folder.join("berth.toml"), text).unwrap();
+}
+
+fn berth(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env("STORY_KEY", "not to be seen");
+    command
+}
+
+fn the_command_line_deploys_shows_and_goes_back(driver: Driver) {
+    let node = node(driver);
+    let admin = format!("http://{}", node.admin());
+    let folder = node.folder().join("project");
+    let path = folder.display().to_string();
+    let call = |arguments: &[&str]| run(&mut berth(&[arguments, &["--admin", &admin]].concat()));
+    let greeting = || curl(&["--header", "host: site.localhost", &node.http("/env")]).ok();
+    project(&folder, "one");
+    let said = call(&["deploy", &path]).ok();
+    assert!(said.contains("zone site version 1") && said.contains("site.localhost"), "{said}");
+    assert!(greeting().contains("GREETING=one") && !greeting().contains("not to be seen"), "{}", greeting());
+    let mut tail = start(&mut berth(&["tail", "--zone", "site", "--json", "--admin", &admin]));
+    project(&folder, "two");
+    assert!(call(&["deploy", &path]).ok().contains("version 2"));
+    assert!(greeting().contains("GREETING=two"));
+    call(&["zones", "rollback", "site"]).ok();
+    assert!(greeting().contains("GREETING=one"));
+    for (arguments, word) in [
+        (vec!["zones", "list"], "site"),
+        (vec!["zones", "show", "site"], "STORY_KEY"),
+        (vec!["scripts", "list"], "site"),
+        (vec!["routes", "list", "--json"], "\"worker\":\"front\""),
+    ] {
+        let said = call(&arguments).ok();
+        assert!(
+            said.replace("\": \"", "\":\"").contains(word) && !said.contains("not to be seen"),
+            "{arguments:?}: {said}"
+        );
+    }
+    let mut lines = BufReader::new(tail.stdout.take().unwrap());
+    let mut line = String::new();
+    // Who follows hears what is said from then on: so it is said until it was heard.
+    let speaking = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while speaking.load(std::sync::atomic::Ordering::Relaxed) {
+                curl(&["--header", "host: site.localhost", &node.http("/stdout")]).ok();
+            }
+        });
+        lines.read_line(&mut line).unwrap();
+        speaking.store(false, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(line.contains("\"zone\":\"site\""), "{line}");
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+    std::fs::write(folder.join("guests.wasm"), "not a component").unwrap();
+    let refused = call(&["deploy", &path]);
+    assert!(refused.code == 1 && refused.stderr.contains("not a WebAssembly component"), "{refused:?}");
+    assert!(greeting().contains("GREETING=one"), "what was there goes on");
+    call(&["zones", "remove", "site"]).ok();
+    node.finish();
+}
+
+fn dev_deploys_a_project_again_when_it_changes() {
+    let folder = Folder::new();
+    project(&folder.path().join("project"), "one");
+    let path = folder.path().join("project").display().to_string();
+    let any = "127.0.0.1:0";
+    let mut dev =
+        start(&mut berth(&["dev", &path, "--no-tls", "--listen", any, "--admin", any, "--cores", "1"]));
+    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let url = lines.find(|line| line.starts_with("http://")).unwrap();
+    let says = |greeting: &str| {
+        let url = format!("{}/env", url.trim());
+        let shown = format!("GREETING={greeting}");
+        wait_until("the project is deployed", || {
+            curl(&["--header", "host: site.localhost", &url]).stdout.contains(&shown)
+        });
+    };
+    says("one");
+    project(&folder.path().join("project"), "two");
+    says("two");
+    // SAFETY: a signal to our own child, which is not reaped yet.
+    assert_eq!(unsafe { libc::kill(dev.id() as i32, libc::SIGINT) }, 0);
+    assert!(dev.wait().unwrap().success());
 }
