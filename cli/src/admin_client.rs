@@ -13,8 +13,8 @@ use crate::Failure;
 
 /// An answer takes milliseconds; a node that needs longer has a problem worth an error.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A script is compiled before the node answers: a minute at most, after others that came first.
-const PATIENCE_TO_COMPILE: Duration = Duration::from_secs(150);
+/// A script is compiled before the node answers: five minutes at most.
+const PATIENCE_TO_COMPILE: Duration = Duration::from_secs(330);
 /// Longest head of an answer.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 /// Longest answer. Lists of ten thousand scripts and routes stay below it.

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ use crate::world::{Later, World};
 
 /// Bytes that a guest may hand to the host in one call.
 const CALL_BYTES: usize = 4 << 20;
+
+/// How often a guest may make room for others between the head of its reply and the rest, before the head goes alone.
+const HELD_MAX: u8 = 8;
 
 /// A request for a guest.
 #[derive(Debug)]
@@ -106,6 +110,8 @@ pub struct Call<B> {
     alarm: Option<Later<()>>,
     feed: Option<Feed<B>>,
     reply: Option<Reader>,
+    /// How often a head that is there was held back.
+    held: u8,
     _running: Running,
 }
 
@@ -151,6 +157,7 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
             alarm: None,
             feed,
             reply: None,
+            held: 0,
             _running: script.clock.run(),
         }
     }
@@ -158,6 +165,12 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
     /// Waits for the head of the reply.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, Fault>> {
         let ended = self.poll_guest(cx)?;
+        let is_given = matches!(*self.state.answer(), Answer::Given(_));
+        if is_given && ended.is_pending() && self.state.made_room.load(Relaxed) && self.held < HELD_MAX {
+            // It will be polled again at once, and what it says next may make the reply whole.
+            self.held += 1;
+            return Poll::Pending;
+        }
         let answer = std::mem::replace(&mut *self.state.answer(), Answer::Taken);
         match answer {
             Answer::Given(Ok(head)) => Poll::Ready(self.begin_reply(head)),
@@ -217,6 +230,7 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
     pub fn poll_guest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
             let Some(guest) = &mut self.guest else { return Poll::Ready(Ok(())) };
+            self.state.made_room.store(false, Relaxed);
             if let Poll::Ready((outcome, refusal)) = self.state.meter.measure(|| guest.as_mut().poll(cx)) {
                 self.guest = None;
                 self.feed = None;
@@ -271,6 +285,7 @@ fn prepare(store: &mut Store<Guest>) {
         if context.data().cpu_is_spent() {
             return Err(LimitFell(Limit::Cpu).into());
         }
+        context.data().call.made_room.store(true, Relaxed);
         Ok(UpdateDeadline::Yield(1))
     });
     store.set_epoch_deadline(1);

@@ -1,5 +1,6 @@
 //! What the host keeps for one instance: everything that its calls may reach, and nothing of anybody else.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct Guest {
 pub(crate) struct CallState {
     answer: Mutex<Answer>,
     pub(crate) meter: Meter,
+    /// Whether the last poll ended because the guest made room for others: it waits for nothing.
+    pub(crate) made_room: AtomicBool,
 }
 
 /// The head of a reply, and where its body comes from.
@@ -47,7 +50,7 @@ pub(crate) enum Answer {
 
 impl CallState {
     pub(crate) fn new() -> Self {
-        Self { answer: Mutex::new(Answer::None), meter: Meter::new() }
+        Self { answer: Mutex::new(Answer::None), meter: Meter::new(), made_room: AtomicBool::new(false) }
     }
 
     pub(crate) fn answer(&self) -> MutexGuard<'_, Answer> {

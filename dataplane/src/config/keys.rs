@@ -813,8 +813,9 @@ keys! {
         rule: Time { min: Duration::from_secs(1), max: Duration::from_mins(10) },
         fallback: Fallback::Default("\"60s\""),
         example: "\"60s\"",
-        meaning: "Time of the process that compiles an upload. Beyond it the upload is refused.",
-        why: "Ten times what a component with an engine for JavaScript inside takes on a quiet machine.",
+        meaning: "CPU time of the process that compiles an upload; on the clock it may be five times as much, since requests \
+            come first. Beyond it the upload is refused.",
+        why: "Ten times what a component with an engine for JavaScript inside takes.",
     };
 
     ROUTE_HOST: Pattern = Key {

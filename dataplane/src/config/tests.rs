@@ -149,7 +149,12 @@ websocket = {}
 "#;
 
 fn every_worker_key() -> Workers {
-    Workers { instances: 20, code_bytes: 128 << 20, compile_memory: 3 << 30, compile_time: seconds(5) }
+    Workers {
+        instances: 20,
+        code_bytes: 128 << 20,
+        compile_memory: 3 << 30,
+        compile_time: Duration::from_secs(5),
+    }
 }
 
 fn every_limit() -> Limits {
