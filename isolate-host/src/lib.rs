@@ -23,7 +23,7 @@ mod world;
 pub use bindings::wasi::http::types::{DnsErrorPayload, ErrorCode};
 pub use call::{Call, Fault, FaultKind, Incoming, Reply};
 pub use engine::{Host, HostError, Script, Settings};
-pub use limits::{Falls, Limit, Limits};
+pub use limits::{Limit, Limits};
 pub use world::{Inbound, Later, Outbound, Promise, Stream, World};
 
 #[cfg(test)]

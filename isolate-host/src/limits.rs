@@ -100,20 +100,6 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
-        Self::Memory,
-        Self::Tables,
-        Self::Stack,
-        Self::Cpu,
-        Self::Wall,
-        Self::Outgoing,
-        Self::Handles,
-        Self::Headers,
-        Self::BodyBytes,
-        Self::CallBytes,
-    ];
-
     /// Whether it is about time: the client gets 504.
     pub fn is_time(self) -> bool {
         matches!(self, Self::Cpu | Self::Wall)
@@ -208,22 +194,6 @@ impl Meter {
     }
 }
 
-/// How often each limit fell, and what else became of calls. Shared by all cores: these are rare.
-#[derive(Debug, Default)]
-pub struct Falls([AtomicU64; Limit::ALL.len()]);
-
-impl Falls {
-    /// A limit fell.
-    pub fn count(&self, limit: Limit) {
-        self.0[limit as usize].fetch_add(1, Relaxed);
-    }
-
-    /// How often it has fallen.
-    pub fn of(&self, limit: Limit) -> u64 {
-        self.0[limit as usize].load(Relaxed)
-    }
-}
-
 /// Shared by the stores of one script.
 pub(crate) type SharedLimits = Arc<Limits>;
 
@@ -244,15 +214,5 @@ mod tests {
         assert!(growth.table_growing(0, 10, None).unwrap());
         assert!(!growth.table_growing(10, 11, None).unwrap());
         assert_eq!(growth.refused, Some(Limit::Tables));
-    }
-
-    #[test]
-    fn falls_are_counted_apart() {
-        let falls = Falls::default();
-        for limit in Limit::ALL {
-            falls.count(limit);
-        }
-        falls.count(Limit::Cpu);
-        assert!(Limit::ALL.iter().all(|limit| falls.of(*limit) == 1 + u64::from(*limit == Limit::Cpu)));
     }
 }

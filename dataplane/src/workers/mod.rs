@@ -63,9 +63,6 @@ pub enum WorkersError {
     /// TLS to others cannot be set up.
     #[error("TLS to other servers")]
     Tls(#[from] rustls::Error),
-    /// The node does not find its own program.
-    #[error("the node's own program cannot be named")]
-    Program(#[source] std::io::Error),
 }
 
 /// The zones and scripts of a node.
@@ -113,7 +110,8 @@ impl Workers {
             return Ok(library);
         }
         let host = Host::new(&HostSettings { instances: self.settings.instances })?;
-        let program = std::env::current_exe().map_err(WorkersError::Program)?;
+        // The program that runs, also when another one was installed in its place meanwhile.
+        let program = PathBuf::from("/proc/self/exe");
         let arguments = vec!["compile-script".to_owned()];
         let compiler = Compiler { program, arguments, budget: self.settings.budget.clone() };
         let library =
