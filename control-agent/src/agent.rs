@@ -89,8 +89,10 @@ pub struct Agent {
     /// What the last state was made of besides: a change of it makes a new one.
     seen: Seen,
     trouble: Option<String>,
-    /// What went wrong with sockets of those who are here.
-    seat_trouble: BTreeMap<Caller, String>,
+    /// Sockets of those who are here that are not in their slots yet.
+    unseated: Vec<Unseated>,
+    /// Who serves, and since when, but has such sockets.
+    held_back: BTreeMap<Caller, u64>,
     /// Number and newest generation of the table that was written last.
     written: (u64, Option<Generation>),
     counted: Counted,
@@ -103,6 +105,23 @@ struct Link {
     pid: u32,
     /// Whether it was told to drain.
     retired: bool,
+}
+
+/// Sockets that a data plane has sent and the kernel has not taken. They are tried again.
+struct Unseated {
+    caller: Caller,
+    generation: Generation,
+    group: Group,
+    first_core: u8,
+    sockets: Vec<OwnedFd>,
+    why: String,
+}
+
+impl Unseated {
+    /// For people.
+    fn trouble(&self) -> String {
+        format!("the sockets at {} of generation {}: {}", self.group, self.generation.get(), self.why)
+    }
 }
 
 /// Whether the kernel is as it should be.
@@ -144,7 +163,8 @@ impl Agent {
             groups: BTreeMap::new(),
             seen: Seen::default(),
             trouble: None,
-            seat_trouble: BTreeMap::new(),
+            unseated: Vec::new(),
+            held_back: BTreeMap::new(),
             written: (0, None),
             counted: Counted::default(),
             changed: false,
@@ -198,6 +218,7 @@ impl Agent {
             if now >= next_look {
                 next_look = now + LOOK;
                 // What failed is tried again.
+                self.seat_again();
                 self.changed |= self.generations.expire(now) || self.trouble.is_some();
                 self.look_or_complain();
                 self.tell_counted();
@@ -275,13 +296,15 @@ impl Agent {
                 self.changed |= before.is_some_and(|before| before != keys.configs);
             }
             (FromDataplane::Sockets { group, first_core }, Some(generation)) => {
-                self.seat(caller, generation, (group, first_core), &descriptors);
+                let (sockets, why) = (descriptors, String::new());
+                self.seat(Unseated { caller, generation, group, first_core, sockets, why });
             }
             (FromDataplane::Serving { since_ms }, Some(generation)) => {
                 self.serve(caller, generation, since_ms);
             }
             (FromDataplane::Draining, Some(generation)) => {
                 tracing::info!(generation = generation.get(), "generation.draining");
+                self.held_back.remove(&caller);
                 self.generations.drain(caller);
                 self.changed = true;
             }
@@ -296,45 +319,62 @@ impl Agent {
         }
     }
 
-    fn seat(
-        &mut self,
-        caller: Caller,
-        generation: Generation,
-        (group, first_core): (Group, u8),
-        sockets: &[OwnedFd],
-    ) {
+    fn seat(&mut self, mut wanted: Unseated) {
+        let Unseated { caller, generation, group, first_core, .. } = wanted;
         let is_known = self.groups.contains_key(&group);
-        let seated = if sockets.is_empty() {
+        let seated = if wanted.sockets.is_empty() {
             Err("it sends none".to_owned())
         } else if !is_known && self.groups.len() >= GROUPS_MAX {
             Err(format!("there are {GROUPS_MAX} groups already"))
         } else {
-            self.machine.seat(group, generation, first_core, sockets).map_err(|error| with_causes(&error))
+            self.machine.seat(group, generation, first_core, &wanted.sockets).map_err(|rest| {
+                wanted.sockets.drain(..rest.seated);
+                wanted.first_core += rest.seated as u8;
+                with_causes(&rest.why)
+            })
         };
         match seated {
             Ok(()) => {
                 self.groups.entry(group).or_default().insert(caller);
+                self.changed |= !wanted.why.is_empty();
             }
             Err(why) => {
-                let generation = generation.get();
-                tracing::error!(%group, generation, why, "sockets.refused");
-                self.seat_trouble
-                    .insert(caller, format!("the sockets at {group} of generation {generation}: {why}"));
+                if why != wanted.why {
+                    tracing::warn!(%group, generation = generation.get(), why, "sockets.refused: they are tried again");
+                    wanted.why = why;
+                }
+                self.unseated.push(wanted);
+            }
+        }
+    }
+
+    /// Tries again what the kernel did not take, and lets those serve who are complete now.
+    fn seat_again(&mut self) {
+        for wanted in std::mem::take(&mut self.unseated) {
+            self.seat(wanted);
+        }
+        for (caller, since_ms) in self.held_back.clone() {
+            if let Some(generation) = self.generations.generation(caller) {
+                self.serve(caller, generation, since_ms);
             }
         }
     }
 
     fn serve(&mut self, caller: Caller, generation: Generation, since_ms: u64) {
         let number = generation.get();
-        if self.seat_trouble.contains_key(&caller)
+        if self.unseated.iter().any(|wanted| wanted.caller == caller)
             && self.generations.newest().is_some_and(|newest| newest != generation)
         {
             // New flows would find its slots empty, while another one can take them.
-            return tracing::error!(
-                generation = number,
-                "generation.held back: its sockets are not all in their slots"
-            );
+            if self.held_back.insert(caller, since_ms).is_none() {
+                tracing::error!(
+                    generation = number,
+                    "generation.held back: its sockets are not all in their slots; they are tried again"
+                );
+            }
+            return;
         }
+        self.held_back.remove(&caller);
         tracing::info!(generation = number, "generation.serving");
         self.generations.serve(caller, since_ms);
         self.changed = true;
@@ -378,7 +418,8 @@ impl Agent {
 
     fn hang_up(&mut self, caller: Caller) {
         self.links.remove(&caller);
-        self.seat_trouble.remove(&caller);
+        self.unseated.retain(|wanted| wanted.caller != caller);
+        self.held_back.remove(&caller);
         if let Some(generation) = self.generations.generation(caller) {
             tracing::info!(generation = generation.get(), "generation.link_closed");
             self.generations.gone(caller, Instant::now());
@@ -508,8 +549,8 @@ impl Agent {
     /// Tells all data planes how it stands, and those that are outdated to drain, once the table says so too.
     fn tell(&mut self, reached: Reached) {
         let (version, newest) = self.written;
-        let troubles: Vec<&str> =
-            self.trouble.iter().chain(self.seat_trouble.values()).map(String::as_str).collect();
+        let unseated = self.unseated.iter().map(Unseated::trouble);
+        let troubles: Vec<String> = self.trouble.iter().cloned().chain(unseated).collect();
         let steering = Steering {
             version,
             generation: newest.map(Generation::get),

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aya::maps::MapError;
 use aya::pin::PinError;
@@ -27,10 +26,6 @@ use rustix::net::{AddressFamily, SocketType};
 use crate::pins::{self, Pins};
 use crate::plan::{self, Age, BadDesired, Desired, Link, Observed, Step};
 use crate::programs::{self, Card, Failure as ProgramFailure, Programs, TableMap};
-
-/// How long the kernel may take to let go of an array that nobody uses any more: some turns of RCU.
-const LETTING_GO_TRIES: u32 = 200;
-const LETTING_GO_WAIT: Duration = Duration::from_millis(5);
 
 /// What `statfs` says of a BPF file system.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -111,6 +106,15 @@ struct Door {
     age: DoorAge,
 }
 
+/// Sockets that could not all be put into their slots.
+#[derive(Debug)]
+pub struct NotSeated {
+    /// How many are seated: the first ones.
+    pub seated: usize,
+    /// What became of the next one.
+    pub why: Failure,
+}
+
 /// Whether the sockets of a group were pinned before this agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DoorAge {
@@ -119,6 +123,32 @@ enum DoorAge {
 }
 
 impl Door {
+    /// Puts sockets into their slots, one after another, and counts them.
+    fn seat(
+        &mut self,
+        generation: Generation,
+        first_core: u8,
+        sockets: &[OwnedFd],
+        seated: &mut usize,
+    ) -> Result<(), Failure> {
+        for (core, socket) in (first_core..=u8::MAX).zip(sockets) {
+            match self.maps.set_socket(generation, core, &socket.as_raw_fd()) {
+                Ok(()) => {}
+                // A socket is in one array at most. One that an earlier agent put into this one is in its slot.
+                Err(error) if is_busy(&error) && self.age == DoorAge::Found => {}
+                Err(error) => {
+                    // The array of another layout goes with its program, some turns of RCU after ours has taken its place.
+                    if is_busy(&error) {
+                        self.attach(sockets)?;
+                    }
+                    return Err(error.into());
+                }
+            }
+            *seated += 1;
+        }
+        self.attach(sockets)
+    }
+
     /// Has the program choose among these sockets and all that share their address.
     fn attach(&mut self, sockets: &[OwnedFd]) -> Result<(), Failure> {
         let Some(socket) = sockets.first() else { return Ok(()) };
@@ -415,33 +445,19 @@ impl Machine {
         self.cards.values().cloned().collect()
     }
 
-    /// Puts sockets into the slots of their cores, and has our program choose among their group.
+    /// Puts sockets into the slots of their cores, and has our program choose among their group. Those before the one
+    /// that failed are seated: the rest can be tried again.
     pub fn seat(
         &mut self,
         group: Group,
         generation: Generation,
         first_core: u8,
         sockets: &[OwnedFd],
-    ) -> Result<(), Failure> {
-        let door = self.door(group)?;
-        for (core, socket) in (first_core..=u8::MAX).zip(sockets) {
-            let mut tries = 0;
-            // A socket is in one array at most.
-            while let Err(error) = door.maps.set_socket(generation, core, &socket.as_raw_fd()) {
-                match (is_busy(&error), door.age) {
-                    // One that an earlier agent put into this one is in its slot.
-                    (true, DoorAge::Found) => break,
-                    // That of another layout goes with its program, a moment after ours has taken its place.
-                    (true, DoorAge::Made) if tries < LETTING_GO_TRIES => {
-                        door.attach(sockets)?;
-                        tries += 1;
-                        std::thread::sleep(LETTING_GO_WAIT);
-                    }
-                    _ => return Err(error.into()),
-                }
-            }
-        }
-        door.attach(sockets)
+    ) -> Result<(), NotSeated> {
+        let mut seated = 0;
+        let outcome =
+            self.door(group).and_then(|door| door.seat(generation, first_core, sockets, &mut seated));
+        outcome.map_err(|why| NotSeated { seated, why })
     }
 
     fn door(&mut self, group: Group) -> Result<&mut Door, Failure> {
