@@ -14,6 +14,8 @@
 //! what it has to send goes out before they go on: so a client that asks now and then waits for what
 //! runs already, and not for each payer that is busy. A task that has much to do asks
 //! [`out_of_budget`] in its loop and yields; how far it overshoots bounds how long others wait.
+//! Of the tasks of one payer those that run long in one piece, and want to go on at once, wait apart ([`Line`]): the
+//! others wait for one of them, not for all. So a guest that spins delays its neighbour of the same address by one tick.
 //! What the kernel will do for a task when the core enters it next takes time as well: the sockets
 //! put an estimate on the same bill ([`bill`]), and those of a payer with many tasks have nothing done
 //! for them before the task that wants it had its turn ([`is_of_a_crowd`]).
@@ -44,6 +46,9 @@ const QUANTUM: Duration = Duration::from_micros(50);
 /// that one payer which is busy and one that is not both had their turn. The look costs some
 /// microseconds.
 const TURN: Duration = Duration::from_micros(100);
+
+/// Who runs so long in one piece is one of those who wait apart.
+const LONG: Duration = Duration::from_micros(500);
 
 /// So many tasks of one payer are a crowd, if there are others: what the kernel does for all of them at once takes
 /// several quanta.
@@ -96,9 +101,41 @@ struct Ready {
     len: usize,
 }
 
+/// The ready tasks of one payer. Those that ran long and are ready again wait apart: whoever is not one of them goes
+/// first for one turn, and then one of them has its own.
+#[derive(Default)]
+struct Line {
+    short: VecDeque<Runnable>,
+    long: VecDeque<Runnable>,
+    /// Whether the others had their turn.
+    long_is_next: bool,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.short.is_empty() && self.long.is_empty()
+    }
+
+    fn push(&mut self, runnable: Runnable) {
+        self.short.push_back(runnable);
+    }
+
+    fn pop(&mut self) -> Option<Runnable> {
+        let long = if self.long_is_next { self.long.pop_front() } else { None };
+        long.or_else(|| self.short.pop_front()).or_else(|| self.long.pop_front())
+    }
+
+    /// The task that ran last was woken meanwhile, and waits as the last of all.
+    fn set_last_apart(&mut self) {
+        self.long.extend(self.short.pop_back());
+    }
+}
+
 struct Account {
     payer: Payer,
-    ready: VecDeque<Runnable>,
+    ready: Line,
+    /// Tasks that were ready beside the one that runs.
+    beside: usize,
     /// Tasks that are alive; with the last one the account ends, once it is in no list.
     tasks: usize,
     /// What the current turn has used of its quantum.
@@ -125,8 +162,8 @@ impl Ready {
     fn open(&mut self, payer: Payer) -> usize {
         let accounts = &mut self.accounts;
         let place = *self.places.entry(payer).or_insert_with(|| {
-            let (ready, used) = (VecDeque::new(), Duration::ZERO);
-            accounts.insert(Account { payer, ready, tasks: 0, used, listed: None })
+            let (ready, used) = (Line::default(), Duration::ZERO);
+            accounts.insert(Account { payer, ready, beside: 0, tasks: 0, used, listed: None })
         });
         self.accounts[place].tasks += 1;
         place
@@ -151,7 +188,7 @@ impl Ready {
         let account = &mut self.accounts[place];
         self.busy += usize::from(account.ready.is_empty());
         self.len += 1;
-        account.ready.push_back(runnable);
+        account.ready.push(runnable);
         if account.listed.is_none() {
             account.listed = Some(List::Fresh);
             self.fresh.push_back(place);
@@ -175,12 +212,13 @@ impl Ready {
         loop {
             let place = *self.fresh.front().or(self.rotation.front())?;
             let account = &mut self.accounts[place];
-            let Some(runnable) = account.ready.pop_front() else {
+            let Some(runnable) = account.ready.pop() else {
                 self.unlist(place);
                 self.forget_if_over(place);
                 continue;
             };
             let payer = account.payer;
+            account.beside = account.ready.short.len();
             self.busy -= usize::from(account.ready.is_empty());
             self.len -= 1;
             self.current = Some(place);
@@ -212,11 +250,15 @@ impl Ready {
         let Some(place) = self.current.take() else { return Left::Any };
         let account = &mut self.accounts[place];
         account.used += time;
+        if time >= LONG && account.ready.short.len() > account.beside {
+            account.ready.set_last_apart();
+        }
         let (fresh, done) = (account.listed == Some(List::Fresh), account.ready.is_empty());
         if account.used < QUANTUM && !done {
             return Left::Any;
         }
         account.used = Duration::ZERO;
+        account.ready.long_is_next = time < LONG;
         self.unlist(place);
         // Fresh again only when all who are busy had their turn.
         if fresh || !done {
@@ -504,6 +546,40 @@ mod tests {
             }
         });
         assert_eq!(*order.borrow(), [1, 2, 3, 1, 2, 3, 1, 9, 2, 3, 1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn of_one_payer_others_wait_for_one_long_task_and_not_for_all() {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::clone(&order);
+        on_a_core(async move {
+            let left = Rc::new(Cell::new(3));
+            for task in [1, 2, 3] {
+                let (order, left) = (Rc::clone(&seen), Rc::clone(&left));
+                spawn_for(Payer(7), async move {
+                    for round in 0..3 {
+                        work(LONG);
+                        order.borrow_mut().push(task);
+                        if (task, round) == (1, 1) {
+                            let order = Rc::clone(&order);
+                            spawn(async move {
+                                for _ in 0..2 {
+                                    work(QUANTUM);
+                                    order.borrow_mut().push(9);
+                                    yield_now().await;
+                                }
+                            });
+                        }
+                        yield_now().await;
+                    }
+                    left.set(left.get() - 1);
+                });
+            }
+            while left.get() > 0 {
+                crate::timer::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        assert_eq!(*order.borrow(), [1, 2, 3, 1, 9, 2, 9, 3, 1, 2, 3]);
     }
 
     #[test]
