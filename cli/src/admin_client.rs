@@ -15,6 +15,8 @@ use crate::Failure;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A script is compiled before the node answers: five minutes at most.
 const PATIENCE_TO_COMPILE: Duration = Duration::from_secs(330);
+/// Bytes of a body that are sent between two looks at how far it is.
+const PIECE_BYTES: usize = 64 << 10;
 /// Longest head of an answer.
 const HEAD_BYTES_MAX: u64 = 64 << 10;
 /// Longest answer. Lists of ten thousand scripts and routes stay below it.
@@ -33,9 +35,22 @@ pub(crate) struct Admin {
         env = "BERTH_ADMIN",
         default_value = "http://127.0.0.1:9090",
         value_name = "URL",
-        id = "admin"
+        id = "admin",
+        value_parser = |text: &str| address(text).map(|_| text.to_owned())
     )]
     pub(crate) url: String,
+}
+
+/// `ADDRESS:PORT` of an admin URL.
+fn address(url: &str) -> Result<&str, String> {
+    let address = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let is_whole = |address: &&str| {
+        let port = address.rsplit_once(':').map(|(_, port)| port);
+        port.is_some_and(|port| port.parse::<u16>().is_ok()) && !address.contains('/')
+    };
+    address
+        .filter(is_whole)
+        .ok_or_else(|| format!("{url}: write http://ADDRESS:PORT; other schemes are not built yet"))
 }
 
 /// What goes to the node beside method and path.
@@ -43,6 +58,15 @@ enum Content<'b> {
     Nothing,
     Json(&'b Value),
     Wasm(&'b [u8]),
+}
+
+impl Content<'_> {
+    fn patience(&self) -> Duration {
+        match self {
+            Content::Wasm(_) => PATIENCE_TO_COMPILE,
+            Content::Nothing | Content::Json(_) => PATIENCE,
+        }
+    }
 }
 
 /// Whether more lines are wanted.
@@ -58,24 +82,41 @@ impl Admin {
         self.ask("GET", path, &Content::Nothing)
     }
 
+    /// What the body of `GET path` says.
+    pub(crate) fn read(&self, path: &str) -> Result<Value, Failure> {
+        self.understand(&self.get(path)?)
+    }
+
     /// `PUT path` with a document, and the answer.
     pub(crate) fn put(&self, path: &str, document: &Value) -> Result<Value, Failure> {
-        Ok(serde_json::from_str(&self.ask("PUT", path, &Content::Json(document))?)?)
+        self.understand(&self.ask("PUT", path, &Content::Json(document))?)
     }
 
     /// `POST path` with a document, and the answer.
     pub(crate) fn post(&self, path: &str, document: &Value) -> Result<Value, Failure> {
-        Ok(serde_json::from_str(&self.ask("POST", path, &Content::Json(document))?)?)
+        self.understand(&self.ask("POST", path, &Content::Json(document))?)
     }
 
-    /// `POST path` with a component, and the answer.
-    pub(crate) fn upload(&self, path: &str, component: &[u8]) -> Result<Value, Failure> {
-        Ok(serde_json::from_str(&self.ask("POST", path, &Content::Wasm(component))?)?)
+    /// `POST path` with a component, and the answer. `sent` is told how many bytes are on their way.
+    pub(crate) fn upload(
+        &self,
+        path: &str,
+        component: &[u8],
+        mut sent: impl FnMut(u64),
+    ) -> Result<Value, Failure> {
+        let reply = self.open("POST", path, &Content::Wasm(component), &mut sent)?;
+        self.understand(&self.read_whole(reply)?)
     }
 
     /// `DELETE path`.
     pub(crate) fn delete(&self, path: &str) -> Result<(), Failure> {
         self.ask("DELETE", path, &Content::Nothing).map(drop)
+    }
+
+    fn understand(&self, answer: &str) -> Result<Value, Failure> {
+        Ok(serde_json::from_str(answer).map_err(|error| {
+            format!("the answer of {} is no JSON: {error}; is this the admin address of a node?", self.url)
+        })?)
     }
 
     /// Gives each line of the endless `GET path` to `each`, until that wants no more or the node ends it.
@@ -84,7 +125,7 @@ impl Admin {
         path: &str,
         mut each: impl FnMut(&str) -> Result<Next, Failure>,
     ) -> Result<(), Failure> {
-        let reply = self.open("GET", path, &Content::Nothing)?;
+        let reply = self.open("GET", path, &Content::Nothing, &mut |_| {})?;
         // Between two lines any time may pass.
         reply.connection.get_ref().set_read_timeout(None)?;
         let mut body = BufReader::new(reply.into_body()?);
@@ -105,9 +146,13 @@ impl Admin {
 
     /// Asks, and reads an answer that is good.
     fn ask(&self, method: &str, path: &str, content: &Content<'_>) -> Result<String, Failure> {
+        self.read_whole(self.open(method, path, content, &mut |_| {})?)
+    }
+
+    fn read_whole(&self, reply: Reply) -> Result<String, Failure> {
         let (mut text, url) = (String::new(), &self.url);
-        let body = self.open(method, path, content)?.into_body()?;
-        let bytes = body
+        let bytes = reply
+            .into_body()?
             .take(ANSWER_BYTES_MAX + 1)
             .read_to_string(&mut text)
             .map_err(|error| format!("the answer of the node at {url} breaks off: {error}"))?;
@@ -118,14 +163,15 @@ impl Admin {
     }
 
     /// Sends a question, and reads the head of the answer.
-    fn open(&self, method: &str, path: &str, content: &Content<'_>) -> Result<Reply, Failure> {
+    fn open(
+        &self,
+        method: &str,
+        path: &str,
+        content: &Content<'_>,
+        sent: &mut dyn FnMut(u64),
+    ) -> Result<Reply, Failure> {
         let url = &self.url;
-        let address = url
-            .strip_prefix("http://")
-            .ok_or_else(|| {
-                format!("--admin {url}: write http://ADDRESS:PORT; other schemes are not built yet")
-            })?
-            .trim_end_matches('/');
+        let address = address(url)?;
         let unreachable = |error: io::Error| {
             format!(
                 "no node answers at {url}: {error}; is it running, and is --admin (or BERTH_ADMIN) right?"
@@ -134,15 +180,11 @@ impl Admin {
         let target =
             address.to_socket_addrs().map_err(unreachable)?.next().ok_or("the admin address names nobody")?;
         let stream = TcpStream::connect_timeout(&target, PATIENCE).map_err(unreachable)?;
-        let patience = match content {
-            Content::Wasm(_) => PATIENCE_TO_COMPILE,
-            Content::Nothing | Content::Json(_) => PATIENCE,
-        };
-        stream.set_read_timeout(Some(patience))?;
+        stream.set_read_timeout(Some(content.patience()))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         // A node that refuses may answer before it has read everything: the answer says more than the failed write.
-        let sent = send(&stream, method, path, address, content);
-        match (Reply::read(BufReader::new(stream)), sent) {
+        let outcome = send(&stream, method, path, address, content, sent);
+        match (Reply::read(BufReader::new(stream)), outcome) {
             (Ok(reply), _) => Ok(reply),
             (Err(_), Err(error)) => Err(unreachable(error).into()),
             (Err(failure), Ok(())) => Err(format!("the node at {url} does not answer: {failure}").into()),
@@ -156,6 +198,7 @@ fn send(
     path: &str,
     host: &str,
     content: &Content<'_>,
+    sent: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
     let text;
     let (kind, body): (&str, &[u8]) = match content {
@@ -171,7 +214,14 @@ fn send(
         head += &format!("content-type: {kind}\r\ncontent-length: {}\r\n", body.len());
     }
     stream.write_all((head + "\r\n").as_bytes())?;
-    stream.write_all(body)
+    let mut done = 0;
+    for piece in body.chunks(PIECE_BYTES) {
+        sent(done);
+        stream.write_all(piece)?;
+        done += piece.len() as u64;
+    }
+    sent(done);
+    Ok(())
 }
 
 /// The head of an answer, and the connection that its body is still in.
@@ -375,6 +425,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_json_is_told_with_a_guess() {
+        let failure = node(b"HTTP/1.1 200 OK\r\n\r\n<html>").0.read("/v1/zones").unwrap_err().to_string();
+        assert!(failure.contains("is no JSON") && failure.contains("is this the admin address"), "{failure}");
+    }
+
+    #[test]
     fn what_breaks_off_is_an_error() {
         for (answer, word) in [
             (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell".as_slice(), "breaks off"),
@@ -392,7 +448,9 @@ mod tests {
     #[test]
     fn bodies_go_with_their_type_and_length() {
         let (admin, asked) = node(b"HTTP/1.1 201 Created\r\ncontent-length: 10\r\n\r\n{\"id\":\"a\"}");
-        assert_eq!(admin.upload("/v1/scripts", b"\0asm").unwrap()["id"], "a");
+        let mut seen = Vec::new();
+        let answer = admin.upload("/v1/scripts", b"\0asm", |sent| seen.push(sent)).unwrap();
+        assert_eq!((&answer["id"], seen), (&"a".into(), vec![0, 4]));
         let asked = asked.join().unwrap();
         assert!(asked.ends_with(b"content-type: application/wasm\r\ncontent-length: 4\r\n\r\n\0asm"));
 
@@ -436,10 +494,13 @@ mod tests {
 
     #[test]
     fn nobody_at_home_says_what_to_do() {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let failure = Admin { url: format!("http://{address}") }.get("/").unwrap_err().to_string();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let failure = Admin { url: format!("http://{free}") }.get("/").unwrap_err().to_string();
         assert!(failure.contains("is it running"), "{failure}");
-        let failure = Admin { url: "https://x".to_owned() }.get("/").unwrap_err().to_string();
-        assert!(failure.contains("write http://"), "{failure}");
+        for url in ["https://x:1", "127.0.0.1:9090", "http://127.0.0.1", "http://x:y", "http://x:1/v1", ""] {
+            let failure = Admin { url: url.to_owned() }.get("/").unwrap_err().to_string();
+            assert!(failure.contains("write http://ADDRESS:PORT"), "{failure}");
+        }
+        assert_eq!(address("http://[::1]:9090/"), Ok("[::1]:9090"));
     }
 }

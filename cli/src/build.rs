@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::Failure;
+use crate::output::show;
 use crate::project::Project;
 
 /// The flags of `berth build`.
@@ -22,19 +23,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err("the project has no [build] command; write one, or make its components yourself".into());
     }
     build(&project)?;
+    let mut shown = String::new();
     for (name, worker) in &project.workers {
         let component = project.folder.join(&worker.component);
         let bytes =
             std::fs::metadata(&component).map_err(|error| no_component(name, &component, &error))?.len();
-        println!("{name}  {}  {bytes} bytes", component.display());
+        shown += &format!("{name}  {}  {bytes} bytes\n", component.display());
     }
-    Ok(())
+    show(&shown)
 }
 
-/// Runs the project's command, if it has one. Its words go to the terminal.
+/// Runs the project's command, if it has one. Its words go to standard error: standard output has results alone.
 pub(crate) fn build(project: &Project) -> Result<(), Failure> {
     let Some(mut command) = shell(project) else { return Ok(()) };
-    let status = command.status().map_err(|error| format!("the build cannot start: {error}"))?;
+    let status = command
+        .stdout(std::io::stderr())
+        .status()
+        .map_err(|error| format!("the build cannot start: {error}"))?;
     verdict(project, status)
 }
 
@@ -52,7 +57,7 @@ pub(crate) fn verdict(project: &Project, status: ExitStatus) -> Result<(), Failu
         return Ok(());
     }
     let command = project.build.command.as_deref().unwrap_or_default();
-    Err(format!("the build failed ({status}): {command}").into())
+    Err(format!("the build failed ({status}): {command}; what it says is above").into())
 }
 
 /// What to say when a worker's component cannot be read.

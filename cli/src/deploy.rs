@@ -4,13 +4,15 @@
 //! zone, makes anything visible; when it is refused, the version that was there goes on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::admin_client::Admin;
 use crate::build::{build, no_component};
+use crate::output::show;
+use crate::progress::Progress;
 use crate::project::Project;
 use crate::table::{cell, entries};
 
@@ -25,6 +27,9 @@ pub(crate) struct Arguments {
     no_build: bool,
     #[command(flatten)]
     admin: Admin,
+    /// Print what is there now as JSON: project, zone, version, scripts by worker, URLs.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What is in place after a deployment.
@@ -40,24 +45,47 @@ pub(crate) struct Deployed {
 /// Builds, uploads, deploys, and shows what is there now.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let project = Project::open(&arguments.path)?;
-    if !arguments.no_build {
+    let mut progress = Progress::on_terminal();
+    if !arguments.no_build && project.build.command.is_some() {
+        progress.phase("building", &project.name);
+        progress.keep();
         build(&project)?;
     }
-    let deployed = deploy(&project, &arguments.admin)?;
-    for (worker, script) in &deployed.scripts {
-        println!("script {script}  {worker}");
-    }
-    println!("zone {} version {}", deployed.zone, deployed.version);
+    let deployed = deploy(&project, &arguments.admin, &mut progress)?;
+    drop(progress);
     // The zone is in place, whether or not its addresses can be told.
-    let status: Value = serde_json::from_str(&arguments.admin.get("/v1/status")?)?;
-    for url in urls(&project.hosts, &status) {
-        println!("{url}");
-    }
-    Ok(())
+    let urls = match arguments.admin.read("/v1/status") {
+        Ok(status) => urls(&project.hosts, &status),
+        Err(failure) => {
+            eprintln!("berth: the zone is deployed, but its URLs are not known: {failure}");
+            Vec::new()
+        }
+    };
+    show(&match arguments.json {
+        true => render_json(&project.name, &deployed, &urls).to_string(),
+        false => render(&deployed, &urls),
+    })
+}
+
+fn render(deployed: &Deployed, urls: &[String]) -> String {
+    let scripts = deployed.scripts.iter().map(|(worker, script)| format!("script {script}  {worker}\n"));
+    let zone = format!("zone {} version {}\n", deployed.zone, deployed.version);
+    scripts.chain([zone]).chain(urls.iter().map(|url| format!("{url}\n"))).collect()
+}
+
+/// For scripts of others: the names stay.
+fn render_json(project: &str, deployed: &Deployed, urls: &[String]) -> Value {
+    json!({
+        "project": project,
+        "zone": deployed.zone,
+        "version": deployed.version,
+        "scripts": deployed.scripts,
+        "urls": urls,
+    })
 }
 
 /// Uploads and deploys.
-pub(crate) fn deploy(project: &Project, admin: &Admin) -> Result<Deployed, Failure> {
+pub(crate) fn deploy(project: &Project, admin: &Admin, progress: &mut Progress) -> Result<Deployed, Failure> {
     let secrets = project.secrets(|name| std::env::var(name).ok())?;
     let mut scripts = BTreeMap::new();
     let mut by_file: BTreeMap<PathBuf, String> = BTreeMap::new();
@@ -65,22 +93,32 @@ pub(crate) fn deploy(project: &Project, admin: &Admin) -> Result<Deployed, Failu
         let file = project.folder.join(&worker.component);
         let id = match by_file.get(&file) {
             Some(id) => id.clone(),
-            None => {
-                let component = std::fs::read(&file).map_err(|error| no_component(name, &file, &error))?;
-                let answer = admin
-                    .upload("/v1/scripts", &component)
-                    .map_err(|failure| format!("worker {name}: {}: {failure}", file.display()))?;
-                answer["id"].as_str().ok_or("the node's answer to the script has no id")?.to_owned()
-            }
+            None => upload(name, &file, admin, progress)?,
         };
         by_file.insert(file, id.clone());
         scripts.insert(name.clone(), id);
     }
+    progress.phase("deploying", &project.name);
     let answer = admin
         .put(&format!("/v1/zones/{}", project.name), &project.zone(&scripts, &secrets))
         .map_err(|failure| format!("zone {}: {failure}", project.name))?;
     let version = answer["version"].as_u64().ok_or("the node's answer to the zone has no version")?;
     Ok(Deployed { zone: project.name.clone(), version, scripts })
+}
+
+/// Uploads the component of a worker, and gives its id.
+fn upload(worker: &str, file: &Path, admin: &Admin, progress: &mut Progress) -> Result<String, Failure> {
+    let component = std::fs::read(file).map_err(|error| no_component(worker, file, &error))?;
+    let all = component.len() as u64;
+    let sent = |sent| match sent < all {
+        true => progress.bytes("uploading", worker, sent, all),
+        // All that is left is the node's work, and it takes the longest.
+        false => progress.phase("the node compiles", worker),
+    };
+    let answer = admin
+        .upload("/v1/scripts", &component, sent)
+        .map_err(|failure| format!("worker {worker}: {}: {failure}", file.display()))?;
+    Ok(answer["id"].as_str().ok_or("the node's answer to the script has no id")?.to_owned())
 }
 
 /// Where the hosts of a zone are served, as far as that is known: hosts with a suffix have no single name.
@@ -105,6 +143,19 @@ pub(crate) fn urls(hosts: &[String], status: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_there_now_is_lines_or_json() {
+        let scripts = BTreeMap::from([("front".to_owned(), "0a".to_owned())]);
+        let deployed = Deployed { zone: "shop".to_owned(), version: 3, scripts };
+        let urls = ["http://shop.localhost:8080/".to_owned()];
+        let text = "script 0a  front\nzone shop version 3\nhttp://shop.localhost:8080/\n";
+        assert_eq!(render(&deployed, &urls), text);
+        let json = serde_json::json!({
+            "project": "shop", "zone": "shop", "version": 3, "scripts": {"front": "0a"}, "urls": urls,
+        });
+        assert_eq!(render_json("shop", &deployed, &urls), json);
+    }
 
     #[test]
     fn urls_are_hosts_at_listeners() {

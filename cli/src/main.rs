@@ -11,6 +11,8 @@ mod deploy;
 mod dev;
 mod explain;
 mod logging;
+mod output;
+mod progress;
 mod project;
 mod status;
 mod table;
@@ -118,14 +120,8 @@ fn main() -> ExitCode {
         Command::Agent(arguments) => agent::run(arguments),
         Command::Explain(command) => explain::run(&command),
         Command::Status(arguments) => status::run(&arguments),
-        Command::Config(ReferenceCommand::Reference) => {
-            print!("{}", config::reference());
-            Ok(())
-        }
-        Command::Metrics(ReferenceCommand::Reference) => {
-            print!("{}", metrics::reference());
-            Ok(())
-        }
+        Command::Config(ReferenceCommand::Reference) => output::show(&config::reference()),
+        Command::Metrics(ReferenceCommand::Reference) => output::show(&metrics::reference()),
         Command::Later(words) => return later(&words),
     };
     match outcome {

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::Failure;
 use crate::admin_client::Admin;
+use crate::output::show;
 
 /// The flags of `berth status`.
 #[derive(clap::Args)]
@@ -29,13 +30,10 @@ const COLUMNS: [(&str, &str); 8] = [
 
 /// Asks and shows.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let answer = arguments.admin.get("/v1/status")?;
-    if arguments.json {
-        print!("{answer}");
-        return Ok(());
+    match arguments.json {
+        true => show(&arguments.admin.get("/v1/status")?),
+        false => show(&render(&arguments.admin.read("/v1/status")?)),
     }
-    print!("{}", render(&serde_json::from_str(&answer)?));
-    Ok(())
 }
 
 fn render(status: &Value) -> String {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::admin_client::Admin;
+use crate::output::show as say;
 use crate::project::parse_name;
 use crate::table::{cell, entries, table};
 
@@ -96,14 +97,12 @@ pub(crate) fn zones(command: &Zones) -> Result<(), Failure> {
         Zones::Show(ShowZone { name, of }) => show(of, &format!("/v1/zones/{name}"), render_zone),
         Zones::Remove { name, admin } => {
             admin.delete(&format!("/v1/zones/{name}"))?;
-            println!("zone {name} removed");
-            Ok(())
+            say(&format!("zone {name} removed"))
         }
         Zones::Rollback { name, to, admin } => {
             let version = to.map_or_else(|| json!({}), |version| json!({"version": version}));
             let answer = admin.post(&format!("/v1/zones/{name}/rollback"), &version)?;
-            println!("zone {name} version {}", answer["version"]);
-            Ok(())
+            say(&format!("zone {name} version {}", answer["version"]))
         }
     }
 }
@@ -115,16 +114,14 @@ pub(crate) fn scripts(command: &Scripts) -> Result<(), Failure> {
         Scripts::Show(ShowScript { id, of }) => {
             let script = find_script(&of.admin, id)?;
             match of.json {
-                true => println!("{script}"),
-                false => print!("{}", render_scripts(&json!({"scripts": [script]}))),
+                true => say(&script.to_string()),
+                false => say(&render_scripts(&json!({"scripts": [script]}))),
             }
-            Ok(())
         }
         Scripts::Remove { id, admin } => {
             let id = cell(&find_script(admin, id)?["id"]);
             admin.delete(&format!("/v1/scripts/{id}"))?;
-            println!("script {id} removed");
-            Ok(())
+            say(&format!("script {id} removed"))
         }
     }
 }
@@ -136,17 +133,15 @@ pub(crate) fn routes(command: &Routes) -> Result<(), Failure> {
 }
 
 fn show(list: &List, path: &str, render: impl Fn(&Value) -> String) -> Result<(), Failure> {
-    let answer = list.admin.get(path)?;
     match list.json {
-        true => println!("{}", answer.trim_end()),
-        false => print!("{}", render(&serde_json::from_str(&answer)?)),
+        true => say(&list.admin.get(path)?),
+        false => say(&render(&list.admin.read(path)?)),
     }
-    Ok(())
 }
 
 /// The one script whose id begins so.
 fn find_script(admin: &Admin, id: &str) -> Result<Value, Failure> {
-    let answer: Value = serde_json::from_str(&admin.get("/v1/scripts")?)?;
+    let answer = admin.read("/v1/scripts")?;
     let mut found = entries(&answer, "scripts").filter(|script| cell(&script["id"]).starts_with(id));
     match (found.next(), found.next()) {
         (Some(script), None) => Ok(script.clone()),

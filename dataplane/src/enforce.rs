@@ -13,6 +13,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+use berth_isolate_host::library::ScriptId;
+
 /// Who acts: the zone, and the tenant that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Who {
@@ -39,7 +42,7 @@ pub struct Instantiate<'a> {
     /// Who wants it.
     pub who: &'a Who,
     /// The script: the SHA-256 of its component.
-    pub script: &'a str,
+    pub script: ScriptId,
 }
 
 /// A zone wants to send a request out.
@@ -261,6 +264,21 @@ impl Enforce for SafeDefaults {
             return Ok(());
         }
         Err(Denied::Address { zone: Arc::clone(&act.who.zone), address: act.address, why })
+    }
+}
+
+/// What decides may be replaced while others ask: each act is judged by what is there at the moment.
+impl Enforce for ArcSwap<SafeDefaults> {
+    fn may_instantiate(&self, act: &Instantiate<'_>) -> Result<(), Denied> {
+        self.load().may_instantiate(act)
+    }
+
+    fn may_send(&self, act: &SendOut<'_>) -> Result<(), Denied> {
+        self.load().may_send(act)
+    }
+
+    fn may_connect(&self, act: &Connect<'_>) -> Result<(), Denied> {
+        self.load().may_connect(act)
     }
 }
 
@@ -517,7 +535,9 @@ mod tests {
     #[test]
     fn scripts_run_and_requests_leave_by_default() {
         let who = who("shop");
-        assert!(admit(&SafeDefaults::default(), Instantiate { who: &who, script: "00" }).is_ok());
+        assert!(
+            admit(&SafeDefaults::default(), Instantiate { who: &who, script: ScriptId::of(b"") }).is_ok()
+        );
         assert!(admit(&SafeDefaults::default(), SendOut { who: &who, host: "x", port: 1 }).is_ok());
     }
 

@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod agent_link;
+mod clock;
 pub mod config;
 pub mod connections;
 pub mod drain;

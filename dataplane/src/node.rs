@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use berth_isolate_host::compile::Budget;
@@ -35,6 +35,7 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::agent_link::{self, AgentLink, Order};
+use crate::clock::now_s;
 use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Protocol};
 use crate::connections::{ConnectionLimits, Connections};
 use crate::drain::Drain;
@@ -286,6 +287,7 @@ impl Node {
             limits: self.config.limits.clone(),
             phase: phase_seen,
             workers: Arc::clone(&self.workers),
+            table: Arc::clone(&self.table),
         };
         let admin = start_admin(admin)?;
         drop(started);
@@ -566,12 +568,13 @@ struct AdminStart {
     socket: OwnedFd,
     limits: config::Limits,
     workers: Arc<Workers>,
+    table: Arc<ArcSwap<Table>>,
     phase: watch::Receiver<Phase>,
 }
 
 fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
     let system = |source| StartError::System { what: "starting the admin thread", source };
-    let AdminStart { view, facade, socket, mut limits, workers, mut phase } = start;
+    let AdminStart { view, facade, socket, mut limits, workers, table, mut phase } = start;
     // Components come here.
     limits.body_bytes = Budget::default().component_bytes;
     let remote = Arc::new(Remote::new().map_err(system)?);
@@ -580,7 +583,7 @@ fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
     let options = CoreOptions { index: u16::MAX, driver: DriverChoice::Epoll, ..CoreOptions::default() };
     let main = move || async move {
         let connections = Connections::new(connection_limits(&limits));
-        let admin = Admin::new(view, facade, workers);
+        let admin = Admin::new(view, facade, workers, table);
         let core = Core::new(Arc::default(), Arc::default(), limits, admin, AccessLog::off());
         let drain = Drain::default();
         serve_admin(socket, core, connections, drain.clone());
@@ -1007,10 +1010,6 @@ fn open_access_log(config: &AccessConfig) -> io::Result<AccessLog> {
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "berth".into(), |name| name.trim().to_owned())
-}
-
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Several errors, one a line.

@@ -23,11 +23,12 @@ use crate::drain::Drain;
 use crate::hops::{HopFailed, Hops};
 use crate::http::body::{Body, Repeated};
 use crate::http::message::{OnUpgrade, Problem, Reply, Request, Service, Tunnel, UpgradeWish};
+use crate::http::target::{Host, Target};
 use crate::http::websocket;
-use crate::router::{Pattern, PatternError, Router, RouterError};
+use crate::router::{Match, Pattern, PatternError, Router, RouterError};
 use crate::stats::CoreNumbers;
 use crate::workers::CoreWorkers;
-use crate::zones::Zone;
+use crate::zones::{Hosts, Zone};
 
 /// A route's answer.
 #[derive(Debug)]
@@ -37,8 +38,51 @@ pub struct Answer {
     core: Option<u16>,
 }
 
+impl Answer {
+    /// What it does, by its key in the configuration.
+    pub fn word(&self) -> &'static str {
+        match self.action {
+            Action::Respond { .. } => "respond",
+            Action::Echo => "echo",
+            Action::Stream { .. } => "stream",
+            Action::Delay { .. } => "delay",
+            Action::WebSocket => "websocket",
+        }
+    }
+
+    /// The core that gives it; `None` is the one that has the connection.
+    pub fn core(&self) -> Option<u16> {
+        self.core
+    }
+}
+
 /// The routes of one configuration.
 pub type Table = Router<Answer>;
+
+/// Who answers a request.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// The zone that has the host, and nobody else.
+    Zone(Arc<Zone>),
+    /// A route of the configuration.
+    Route(Match<'a, Answer>),
+    /// Nobody: it is a 404.
+    Nothing,
+}
+
+/// The one look-up of requests, which `berth explain request` asks too: hosts of zones are the zones' alone; all others
+/// have the routes of the configuration.
+pub fn look_up<'a>(
+    hosts: &Hosts,
+    table: &'a Table,
+    host: Option<&Host<'_>>,
+    target: &'a Target,
+) -> Found<'a> {
+    match hosts.find(host, target) {
+        Some(zone) => Found::Zone(zone),
+        None => table.find(host, target).map_or(Found::Nothing, Found::Route),
+    }
+}
 
 /// Why routes cannot be a table. Numbers count from 1, in the order of the file.
 #[derive(Debug, thiserror::Error)]
@@ -121,16 +165,13 @@ impl Responder {
         Self { index, table, hops, workers, shared: Rc::new(Shared { numbers, limits, drain }) }
     }
 
-    /// Hosts of zones are the zones' alone; all others have the routes of the configuration.
     fn plan(&self, request: Request) -> Plan {
-        if let Some(zone) = self.workers.zones().hosts().find(request.host.as_ref(), &request.target) {
-            return Plan::Zone(zone, request);
-        }
-        let table = self.table.load();
-        let Some(found) = table.find(request.host.as_ref(), &request.target) else {
-            return Plan::Ready(Reply::problem(Problem::NoRoute));
+        let (hosts, table) = (self.workers.zones().hosts(), self.table.load());
+        let answer = match look_up(&hosts, &table, request.host.as_ref(), &request.target) {
+            Found::Zone(zone) => return Plan::Zone(zone, request),
+            Found::Route(found) => found.value(),
+            Found::Nothing => return Plan::Ready(Reply::problem(Problem::NoRoute)),
         };
-        let answer = found.value();
         if let Some(core) = answer.core.filter(|core| *core != self.index) {
             return Plan::Hop(core, request);
         }

@@ -7,11 +7,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -117,27 +118,49 @@ impl Compiler {
             std::thread::sleep(Duration::from_millis(2));
         };
         output.seek(SeekFrom::Start(0))?;
-        read_result(&mut output, status, complaints)
+        self.read_result(&mut output, status, complaints)
     }
 }
 
-fn read_result(output: &mut File, status: ExitStatus, mut complaints: File) -> Result<Vec<u8>, CompileError> {
-    let mut verdict = [0];
-    if !status.success() || output.read(&mut verdict)? != 1 {
-        let mut text = String::new();
-        complaints.seek(SeekFrom::Start(0))?;
-        let _ = complaints.take(4096).read_to_string(&mut text);
-        let last = text.trim().lines().next_back().unwrap_or("").to_owned();
-        return Err(CompileError::Budget(format!(
-            "{status}{}{last}",
-            if last.is_empty() { "" } else { ": " }
-        )));
+/// What the standard library says before it aborts without memory.
+const NO_MEMORY: &str = "memory allocation of ";
+
+impl Compiler {
+    fn read_result(
+        &self,
+        output: &mut File,
+        status: ExitStatus,
+        mut complaints: File,
+    ) -> Result<Vec<u8>, CompileError> {
+        let mut verdict = [0];
+        if !status.success() || output.read(&mut verdict)? != 1 {
+            let mut text = String::new();
+            complaints.seek(SeekFrom::Start(0))?;
+            let _ = complaints.take(4096).read_to_string(&mut text);
+            return Err(CompileError::Budget(self.what_fell(status, text.trim())));
+        }
+        let mut rest = Vec::new();
+        output.read_to_end(&mut rest)?;
+        match verdict[0] {
+            0 => Ok(rest),
+            _ => Err(CompileError::Refused(String::from_utf8_lossy(&rest).into_owned())),
+        }
     }
-    let mut rest = Vec::new();
-    output.read_to_end(&mut rest)?;
-    match verdict[0] {
-        0 => Ok(rest),
-        _ => Err(CompileError::Refused(String::from_utf8_lossy(&rest).into_owned())),
+
+    /// Which bound ended the process, for people.
+    fn what_fell(&self, status: ExitStatus, complaint: &str) -> String {
+        let Budget { memory, time, code_bytes, .. } = &self.budget;
+        let signal = status.signal();
+        if signal == Some(Signal::XCPU.as_raw()) {
+            format!("{time:?} of CPU time")
+        } else if signal == Some(Signal::XFSZ.as_raw()) {
+            format!("{code_bytes} bytes of code")
+        } else if complaint.contains(NO_MEMORY) {
+            format!("{} MiB of memory", memory >> 20)
+        } else {
+            let last = complaint.lines().next_back().unwrap_or("");
+            format!("{status}{}{last}", if last.is_empty() { "" } else { ": " })
+        }
     }
 }
 
@@ -153,7 +176,7 @@ pub fn serve(numbers: &[u64]) -> io::Result<()> {
     };
     limit(*memory, *seconds, *code_bytes)?;
     // Nobody wants the code any more when the node has ended.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
     let mut output = io::stdout().lock();
@@ -173,7 +196,8 @@ pub fn serve(numbers: &[u64]) -> io::Result<()> {
 fn limit(memory: u64, seconds: u64, code_bytes: u64) -> io::Result<()> {
     let most = |value| Rlimit { current: Some(value), maximum: Some(value) };
     setrlimit(Resource::Data, most(memory))?;
-    setrlimit(Resource::Cpu, most(seconds))?;
+    // The signal that comes first is about time alone; the one at the end may have other reasons.
+    setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 1) })?;
     setrlimit(Resource::Fsize, most(code_bytes + 1))?;
     setrlimit(Resource::Core, most(0))?;
     // Requests come first.
@@ -267,6 +291,56 @@ pub fn fuzz_logic(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Stands in for the process that compiles.
+    fn shell(script: &str, budget: Budget) -> Compiler {
+        Compiler { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], budget }
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_without_a_process() {
+        let budget = Budget { component_bytes: 10, ..Budget::default() };
+        let compiler = Compiler { program: "/nowhere".into(), arguments: Vec::new(), budget };
+        let error = compiler.compile(&[0; 11]).unwrap_err();
+        assert!(matches!(error, CompileError::TooLarge { bytes: 11, most: 10 }), "{error}");
+        assert!(matches!(compiler.compile(&[0; 10]), Err(CompileError::System(_))), "there it is started");
+    }
+
+    #[test]
+    fn the_bound_that_ended_the_compiler_is_named() {
+        for (script, words) in [
+            ("kill -XCPU $$", "(60s of CPU time)"),
+            ("kill -XFSZ $$", "(268435456 bytes of code)"),
+            (
+                "echo 'memory allocation of 9 bytes failed' >&2; echo more >&2; kill -ABRT $$",
+                "(2048 MiB of memory)",
+            ),
+            ("echo first >&2; echo last >&2; exit 3", "(exit status: 3: last)"),
+            ("exit 0", "(exit status: 0)"),
+        ] {
+            let error = shell(script, Budget::default()).compile(b"any").unwrap_err();
+            assert!(matches!(error, CompileError::Budget(_)), "{script}: {error:?}");
+            assert!(error.to_string().contains(words), "{script}: {error}");
+        }
+        let code = shell("printf '\\0code'", Budget::default()).compile(b"any").unwrap();
+        assert_eq!(code, b"code");
+    }
+
+    #[test]
+    fn a_compiler_that_only_waits_is_killed_and_reaped() {
+        let budget = Budget { time: Duration::from_millis(20), ..Budget::default() };
+        let file = std::env::temp_dir().join(format!("berth-compiler-{}", std::process::id()));
+        let script = format!("echo $$ > {}; exec sleep 1000", file.display());
+        // It may be killed before it has said who it is.
+        let id = (0..100).find_map(|_| {
+            let error = shell(&script, budget.clone()).compile(b"any").unwrap_err();
+            assert!(error.to_string().contains("(100ms on the clock)"), "{error}");
+            std::fs::read_to_string(&file).ok()?.trim().parse::<i32>().ok()
+        });
+        std::fs::remove_file(&file).unwrap();
+        let process = PathBuf::from(format!("/proc/{}", id.unwrap()));
+        assert!(!process.exists(), "neither it nor its remains are there");
+    }
 
     fn refusal(bytes: &[u8]) -> String {
         compile(bytes).unwrap_err().to_string()

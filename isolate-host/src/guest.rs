@@ -2,14 +2,13 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use http::HeaderMap;
 use wasmtime::component::{Resource, ResourceTable, ResourceTableError};
 use wasmtime_wasi_io::IoView;
 
 use crate::ErrorCode;
-use crate::limits::{Growth, Limit, Meter, SharedLimits};
+use crate::limits::{Growth, Limit, Limits, Meter};
 use crate::pipe::Reader;
 use crate::wasi::cli::Log;
 use crate::world::World;
@@ -17,7 +16,7 @@ use crate::world::World;
 /// The data of one store.
 pub(crate) struct Guest {
     pub(crate) table: ResourceTable,
-    pub(crate) limits: SharedLimits,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) growth: Growth,
     pub(crate) call: Arc<CallState>,
     pub(crate) world: Arc<dyn World>,
@@ -64,7 +63,7 @@ impl CallState {
 pub(crate) struct LimitFell(pub(crate) Limit);
 
 impl Guest {
-    pub(crate) fn new(limits: SharedLimits, world: Arc<dyn World>, call: Arc<CallState>) -> Self {
+    pub(crate) fn new(limits: Arc<Limits>, world: Arc<dyn World>, call: Arc<CallState>) -> Self {
         let mut table = ResourceTable::with_capacity(16);
         table.set_max_capacity(limits.handles);
         Self {
@@ -76,12 +75,6 @@ impl Guest {
             call,
             world,
         }
-    }
-
-    /// The error that ends the guest because of a limit.
-    #[expect(clippy::unused_self, reason = "reads as what happens: the guest fell over a limit")]
-    pub(crate) fn fell(&self, limit: Limit) -> wasmtime::Error {
-        LimitFell(limit).into()
     }
 
     /// Puts something into the table of what the guest holds.
@@ -106,9 +99,4 @@ impl IoView for Guest {
     fn table(&mut self) -> &mut ResourceTable {
         &mut self.table
     }
-}
-
-/// A time as guests give it: nanoseconds.
-pub(crate) fn nanoseconds(count: u64) -> Duration {
-    Duration::from_nanos(count)
 }

@@ -5,7 +5,7 @@
 //! not wanted for the longest time goes first, and calls that use it keep it until they end.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::future::poll_fn;
 use std::io::{self, Read, Write as _};
@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
 use berth_isolate_image::{self as image, ImageError, Key};
+use berth_protocol::link::with_causes;
 
 use crate::compile::{self, CompileError, Compiler};
 use crate::engine::{Host, HostError, Script};
@@ -93,7 +94,8 @@ pub enum OpenError {
 pub struct Entry {
     id: ScriptId,
     loaded: ArcSwapOption<Script>,
-    /// The number of loads that the library had done when it was last wanted.
+    /// When it was last wanted: twice the number of loads that the library had done then. A load of its own is a moment
+    /// between what was wanted before and after it.
     wanted: AtomicU64,
     waiting: Mutex<Waiting>,
 }
@@ -205,7 +207,7 @@ impl Library {
         let code = self.compiler.compile(component)?;
         self.numbers.compiles.fetch_add(1, Relaxed);
         image::write(&self.code_path(id), &self.image_name(id), &code, &self.key)?;
-        write_whole(&self.component_path(id), component)?;
+        image::write_whole(&self.component_path(id), &[component])?;
         Ok(id)
     }
 
@@ -263,9 +265,9 @@ impl Library {
 
     /// The script of an entry, loaded if it must be.
     pub async fn script(&self, entry: &Arc<Entry>) -> Result<Arc<Script>, LoadError> {
-        let loads = self.numbers.loads.load(Relaxed);
-        if entry.wanted.load(Relaxed) != loads {
-            entry.wanted.store(loads, Relaxed);
+        let now = 2 * self.numbers.loads.load(Relaxed);
+        if entry.wanted.load(Relaxed) != now {
+            entry.wanted.store(now, Relaxed);
         }
         if let Some(script) = entry.loaded.load_full() {
             return Ok(script);
@@ -302,7 +304,7 @@ impl Library {
         match outcome {
             Ok(script) => {
                 waiting.failed = None;
-                entry.wanted.store(self.numbers.loads.fetch_add(1, Relaxed) + 1, Relaxed);
+                entry.wanted.store(2 * self.numbers.loads.fetch_add(1, Relaxed) + 1, Relaxed);
                 entry.loaded.store(Some(Arc::new(script)));
             }
             Err(LoadFailed::Unknown) => waiting.failed = Some(LoadError::Unknown(entry.id)),
@@ -314,8 +316,8 @@ impl Library {
         }
         let wakers = std::mem::take(&mut waiting.wakers);
         drop(waiting);
-        wakers.into_iter().for_each(Waker::wake);
         self.make_room(entry);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Gives up what was not wanted for the longest time.
@@ -403,17 +405,6 @@ enum LoadFailed {
     Other(String),
 }
 
-/// An error with its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// A thread that works through a queue as long as the library lives.
 fn start(
     name: &str,
@@ -447,11 +438,5 @@ fn open_key(path: &Path) -> io::Result<Key> {
     Ok(Key::new(&bytes))
 }
 
-/// A file is there with all its bytes, or not.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(beside, path)
-}
+#[cfg(test)]
+mod tests;

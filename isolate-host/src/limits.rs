@@ -1,8 +1,10 @@
 //! What a guest may cost, and which limit fell.
 
-use std::sync::Arc;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// What one request of a script may cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,52 +158,94 @@ impl wasmtime::ResourceLimiter for Growth {
 }
 
 /// The time that a guest has spent on its core. The thread that polls it writes; its interruptions read.
+///
+/// It is added up in pieces: from the beginning of a poll to its interruptions and its end. A short piece costs its time.
+/// In a long one the kernel may have let others run, which is not the guest's doing: it costs what the thread's own clock
+/// says, which is too dear a question for each request.
 #[derive(Debug)]
 pub(crate) struct Meter {
     began: Instant,
-    /// Nanoseconds of the polls that are over.
+    /// Nanoseconds of all pieces that are over.
     spent: AtomicU64,
-    /// When the poll that is under way began, in nanoseconds since `began`.
-    polled: AtomicU64,
+    /// When the piece that is under way began, in nanoseconds since `began`.
+    piece: AtomicU64,
+}
+
+/// A piece that is not short: guests are interrupted every millisecond.
+const LONG_PIECE: Duration = Duration::from_millis(2);
+/// How old the last look at the thread's clock may be when a piece begins. So much too dear may a long piece be.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// When this thread last looked at its own clock, and what that said.
+    static LOOKED: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The CPU time of this thread since its last look.
+fn look(now: Instant) -> Duration {
+    let cpu = thread_time();
+    let before = LOOKED.replace(Some((now, cpu)));
+    before.map_or(cpu, |(_, before)| cpu.saturating_sub(before))
 }
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), spent: AtomicU64::new(0), polled: AtomicU64::new(0) }
-    }
-
-    fn now(&self) -> u64 {
-        self.began.elapsed().as_nanos() as u64
+        Self { began: Instant::now(), spent: AtomicU64::new(0), piece: AtomicU64::new(0) }
     }
 
     /// Measures one poll.
     pub(crate) fn measure<T>(&self, poll: impl FnOnce() -> T) -> T {
-        self.polled.store(self.now(), Relaxed);
+        let now = Instant::now();
+        if LOOKED.get().is_none_or(|(looked, _)| now.duration_since(looked) > LOOK_EVERY) {
+            look(now);
+        }
+        self.piece.store(now.duration_since(self.began).as_nanos() as u64, Relaxed);
         let outcome = poll();
-        self.spent.store(self.within().as_nanos() as u64, Relaxed);
+        self.add_piece(Instant::now());
         outcome
     }
 
-    /// What was spent, as seen from within a poll.
+    /// What was spent until now, as asked within a poll.
     pub(crate) fn within(&self) -> Duration {
-        let poll = self.now().saturating_sub(self.polled.load(Relaxed));
-        Duration::from_nanos(self.spent.load(Relaxed) + poll)
-    }
-
-    /// What was spent, as seen from outside.
-    pub(crate) fn spent(&self) -> Duration {
+        let now = Instant::now();
+        self.add_piece(now);
+        look(now);
         Duration::from_nanos(self.spent.load(Relaxed))
     }
-}
 
-/// Shared by the stores of one script.
-pub(crate) type SharedLimits = Arc<Limits>;
+    fn add_piece(&self, now: Instant) {
+        let until = now.duration_since(self.began);
+        let mut time = until.saturating_sub(Duration::from_nanos(self.piece.load(Relaxed)));
+        if time > LONG_PIECE {
+            time = time.min(look(now));
+        }
+        self.piece.store(until.as_nanos() as u64, Relaxed);
+        self.spent.store(self.spent.load(Relaxed) + time.as_nanos() as u64, Relaxed);
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use wasmtime::ResourceLimiter;
 
     use super::*;
+
+    #[test]
+    fn time_that_others_had_is_not_the_guests() {
+        let meter = Meter::new();
+        meter.measure(|| {
+            std::thread::sleep(Duration::from_millis(60));
+            assert!(meter.within() < Duration::from_millis(30), "{meter:?}");
+            let start = thread_time();
+            while thread_time() < start + Duration::from_millis(20) {}
+        });
+        assert!(meter.within() >= Duration::from_millis(20), "{meter:?}");
+    }
 
     #[test]
     fn memories_share_one_allowance_and_a_refusal_is_remembered() {

@@ -66,7 +66,7 @@ impl Wake for Unpark {
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
     loop {
@@ -343,7 +343,7 @@ fn what_a_guest_prints_is_logged_line_by_line_up_to_its_limit() {
 #[test]
 fn each_limit_falls_by_name_and_takes_only_its_own_guest() {
     type Change = fn(&mut Limits);
-    let attacks: [(&str, Limit, Change); 8] = [
+    let attacks: [(&str, Limit, Change); 10] = [
         ("/spin", Limit::Cpu, |limits| limits.cpu = Duration::from_millis(20)),
         ("/recurse", Limit::Stack, |_| {}),
         ("/memory", Limit::Memory, |_| {}),
@@ -352,6 +352,8 @@ fn each_limit_falls_by_name_and_takes_only_its_own_guest() {
         ("/header-bytes/100000", Limit::Headers, |_| {}),
         ("/stream/10000000", Limit::BodyBytes, |limits| limits.body_bytes = 1_000_000),
         ("/sleep/60000", Limit::Wall, |limits| limits.wall = Duration::from_millis(30)),
+        ("/random/65537", Limit::CallBytes, |_| {}),
+        ("/call-bytes/5000000", Limit::CallBytes, |_| {}),
     ];
     for (path, wanted, change) in attacks {
         let fault = match ask(path).limited(change).see() {
@@ -361,6 +363,12 @@ fn each_limit_falls_by_name_and_takes_only_its_own_guest() {
         assert_eq!(limit(&fault), Some(wanted), "{path}: {fault:?}");
         assert_eq!(ask("/hello").see().unwrap().text(), "hello\n", "after {path}");
     }
+    assert_eq!(ask("/random/65536").see().unwrap().text(), "65536 bytes\n", "just what is allowed");
+    let large = (0..20).map(|_| Frame::data(Bytes::from(vec![b'x'; 100_000])));
+    let upload = ask("/proxy-post?url=http://o.example/echo").with_body(large);
+    let seen = upload.limited(|limits| limits.body_bytes = 1_000_000).see();
+    let fault = seen.map_or_else(Some, |seen| seen.cut).expect("a body on its way out has the limit, too");
+    assert_eq!(limit(&fault), Some(Limit::BodyBytes), "{fault:?}");
 }
 
 #[test]
@@ -449,4 +457,12 @@ fn a_table_that_grows_without_end_falls_over_its_limit() {
     let script = load_component(&wat::parse_str(source).unwrap(), &Settings { instances: 4 });
     let fault = see(ask("/").begin_in(&script)).unwrap_err();
     assert_eq!(limit(&fault), Some(Limit::Tables), "{fault:?}");
+}
+
+#[test]
+fn resources_of_the_guest_itself_are_handles_too() {
+    let source = include_str!("../../tests/guests/wat/handles.wat");
+    let script = load_component(&wat::parse_str(source).unwrap(), &Settings { instances: 5 });
+    let fault = see(ask("/").begin_in(&script)).unwrap_err();
+    assert_eq!(limit(&fault), Some(Limit::Handles), "{fault:?}");
 }

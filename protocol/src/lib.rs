@@ -2,10 +2,11 @@
 //!
 //! Today that is the [`Envelope`], which travels through the mailbox between cores, and the messages
 //! of the [`link`] between data plane and control agent; a datagram that belongs to another generation
-//! crosses between processes in the form of [`toss`]. Ids, directory records, ownership,
+//! crosses between processes in the form of [`toss`]; both read the machine's [`addresses`] alike. Ids, directory records, ownership,
 //! replication and policies join them as they are built.
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 mod envelope;
 pub mod link;
 pub mod toss;

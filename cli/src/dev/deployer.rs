@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use serde_json::Value;
 
 use super::snapshot::Snapshot;
 use crate::admin_client::Admin;
 use crate::build;
 use crate::deploy::{deploy, urls};
+use crate::progress::Progress;
 use crate::project::{FILE, Project};
 use crate::{Failure, io_failure};
 
@@ -96,13 +96,14 @@ impl Work {
         if due == Due::Build {
             self.build()?;
         }
-        let deployed = deploy(&self.project, &self.admin)?;
+        let deployed = deploy(&self.project, &self.admin, &mut Progress::none())?;
         let scripts: Vec<String> =
             deployed.scripts.iter().map(|(worker, id)| format!("{worker} {}", short(id))).collect();
         println!("deployed {} version {}: {}", deployed.zone, deployed.version, scripts.join(", "));
         if !std::mem::replace(&mut self.told_urls, true) {
-            let status: Value = serde_json::from_str(&self.admin.get("/v1/status")?)?;
-            urls(&self.project.hosts, &status).iter().for_each(|url| println!("  {url}"));
+            urls(&self.project.hosts, &self.admin.read("/v1/status")?)
+                .iter()
+                .for_each(|url| println!("  {url}"));
         }
         Ok(())
     }

@@ -1,6 +1,5 @@
 //! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say.
 
-use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,14 +9,14 @@ use std::task::{Context, Poll};
 use berth_isolate_host::compile::CompileError;
 use berth_isolate_host::library::ScriptId;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body::{Body as _, Frame};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::{broadcast, oneshot};
 
-use super::text;
+use super::refusal::{Outcome, Refusal, json};
 use crate::http::body::{Body, BodyError, RequestBody};
-use crate::http::message::{Problem, Reply, Request};
+use crate::http::message::Reply;
 use crate::workers::{GuestLine, UploadError, Workers};
 use crate::zones::{DeployError, Document};
 
@@ -27,51 +26,28 @@ const AT_A_TIME: usize = 4;
 const DOCUMENT_MAX: usize = 1 << 20;
 
 /// What is asked of deployments.
-pub(super) enum Question {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deployments {
     Scripts,
     Upload,
-    RemoveScript(String),
+    RemoveScript,
     Zones,
-    Zone(String),
-    Deploy(String),
-    RemoveZone(String),
-    RollBack(String),
+    Zone,
+    Deploy,
+    RemoveZone,
+    RollBack,
     Routes,
-    Tail(Option<String>),
+    Tail,
 }
 
-/// Why an API call failed, for people.
-struct Refusal {
-    status: StatusCode,
-    kind: &'static str,
-    title: &'static str,
-    detail: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: &dyn fmt::Display) -> Self {
-        Self { status, kind, title, detail: detail.to_string() }
-    }
-
-    fn unknown(detail: &dyn fmt::Display) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "unknown", "There is no such thing", detail)
-    }
-
-    fn internal(detail: &dyn fmt::Display) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The node failed", detail)
-    }
-
-    fn reply(self) -> Reply {
-        let body = serde_json::json!({
-            "type": format!("urn:berth:{}", self.kind),
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        let mut reply = text(format!("{body}\n"), "application/problem+json");
-        reply.status = self.status;
-        reply
-    }
+/// It, with what it is asked about.
+pub(super) struct Question {
+    pub(super) what: Deployments,
+    /// The zone or script that the path names; empty if it names none.
+    pub(super) name: String,
+    /// The only zone that is wanted, where all could be.
+    pub(super) zone: Option<String>,
+    pub(super) body: RequestBody,
 }
 
 impl From<DeployError> for Refusal {
@@ -102,75 +78,34 @@ impl From<UploadError> for Refusal {
     }
 }
 
-/// Which question a request is, or the methods that its path has; `None` if the path is none of these.
-pub(super) fn parse(
-    method: &Method,
-    path: &str,
-    query: Option<&[u8]>,
-) -> Option<Result<Question, &'static str>> {
-    let rest = path.strip_prefix("/v1/")?;
-    let mut parts = rest.split('/');
-    let parts = (parts.next(), parts.next(), parts.next(), parts.next());
-    let owned = str::to_owned;
-    let zone = |query: &[u8]| {
-        let query = String::from_utf8_lossy(query).into_owned();
-        query.split('&').find_map(|pair| pair.strip_prefix("zone=").map(owned))
-    };
-    Some(match (parts, method.as_str()) {
-        ((Some("scripts"), None, ..), "GET" | "HEAD") => Ok(Question::Scripts),
-        ((Some("scripts"), None, ..), "POST") => Ok(Question::Upload),
-        ((Some("scripts"), None, ..), _) => Err("GET, HEAD, POST"),
-        ((Some("scripts"), Some(id), None, _), "DELETE") => Ok(Question::RemoveScript(owned(id))),
-        ((Some("scripts"), Some(_), None, _), _) => Err("DELETE"),
-        ((Some("zones"), None, ..), "GET" | "HEAD") => Ok(Question::Zones),
-        ((Some("zones"), None, ..), _) => Err("GET, HEAD"),
-        ((Some("zones"), Some(name), None, _), "GET" | "HEAD") => Ok(Question::Zone(owned(name))),
-        ((Some("zones"), Some(name), None, _), "PUT") => Ok(Question::Deploy(owned(name))),
-        ((Some("zones"), Some(name), None, _), "DELETE") => Ok(Question::RemoveZone(owned(name))),
-        ((Some("zones"), Some(_), None, _), _) => Err("GET, HEAD, PUT, DELETE"),
-        ((Some("zones"), Some(name), Some("rollback"), None), "POST") => Ok(Question::RollBack(owned(name))),
-        ((Some("zones"), Some(_), Some("rollback"), None), _) => Err("POST"),
-        ((Some("routes"), None, ..), "GET" | "HEAD") => Ok(Question::Routes),
-        ((Some("tail"), None, ..), "GET") => Ok(Question::Tail(query.and_then(zone))),
-        ((Some("routes" | "tail"), None, ..), _) => Err("GET"),
-        _ => return None,
-    })
-}
-
 /// Answers. What waits for a disk or a compiler does so on a thread of its own.
-pub(super) async fn answer(workers: Arc<Workers>, question: Question, body: RequestBody) -> Reply {
-    let outcome = match question {
-        Question::Tail(zone) => return tail(&workers, zone),
-        Question::Zones => json(&serde_json::json!({ "zones": workers.zones.list() })),
-        Question::Routes => json(&serde_json::json!({ "routes": workers.zones.routes() })),
-        Question::Zone(name) => match workers.zones.show(&name) {
+pub(super) async fn answer(workers: Arc<Workers>, question: Question) -> Reply {
+    let Question { what, name, zone, body } = question;
+    let outcome = match what {
+        Deployments::Tail => return tail(&workers, zone),
+        Deployments::Zones => json(&serde_json::json!({ "zones": workers.zones.list() })),
+        Deployments::Routes => json(&serde_json::json!({ "routes": workers.zones.routes() })),
+        Deployments::Zone => match workers.zones.show(&name) {
             Some(zone) => json(&zone),
-            None => Err(Refusal::unknown(&format!("there is no zone {name}"))),
+            None => Err(DeployError::no_zone(&name).into()),
         },
-        Question::Scripts => apart(move || scripts(&workers)).await,
-        Question::RemoveScript(id) => apart(move || remove_script(&workers, &id)).await,
-        Question::RemoveZone(name) => apart(move || Ok(workers.remove(&name).map(|()| nothing())?)).await,
-        Question::Upload => match collect(body, usize::MAX).await {
+        Deployments::Scripts => apart(move || scripts(&workers)).await,
+        Deployments::RemoveScript => apart(move || remove_script(&workers, &name)).await,
+        Deployments::RemoveZone => apart(move || Ok(workers.remove(&name).map(|()| nothing())?)).await,
+        Deployments::Upload => match collect(body, usize::MAX).await {
             Ok(component) => apart(move || upload(&workers, &component)).await,
             Err(refusal) => Err(refusal),
         },
-        Question::Deploy(name) => match collect(body, DOCUMENT_MAX).await {
+        Deployments::Deploy => match collect(body, DOCUMENT_MAX).await {
             Ok(document) => apart(move || deploy(&workers, &name, &document)).await,
             Err(refusal) => Err(refusal),
         },
-        Question::RollBack(name) => match collect(body, DOCUMENT_MAX).await {
+        Deployments::RollBack => match collect(body, DOCUMENT_MAX).await {
             Ok(body) => apart(move || roll_back(&workers, &name, &body)).await,
             Err(refusal) => Err(refusal),
         },
     };
     outcome.unwrap_or_else(Refusal::reply)
-}
-
-type Outcome = Result<Reply, Refusal>;
-
-fn json(value: &impl Serialize) -> Outcome {
-    let json = serde_json::to_string(value).map_err(|error| Refusal::internal(&error))?;
-    Ok(text(json + "\n", "application/json"))
 }
 
 fn nothing() -> Reply {
@@ -189,12 +124,7 @@ async fn apart(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
     if RUNNING.fetch_add(1, Relaxed) >= AT_A_TIME {
         drop(Place);
         let detail = "the node works on other uploads and deployments; try again in a moment";
-        return Err(Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overload",
-            "Overloaded, try again",
-            &detail,
-        ));
+        return Err(Refusal::overload(&detail));
     }
     let place = Place;
     // A reply is of one thread; what makes it is sent over instead.
@@ -268,11 +198,16 @@ fn upload(workers: &Workers, component: &[u8]) -> Outcome {
 }
 
 fn remove_script(workers: &Workers, text: &str) -> Outcome {
-    let unknown = || Refusal::unknown(&format!("there is no script {text}"));
+    let unknown = || {
+        Refusal::unknown(&format!("there is no script {text}; `berth scripts list` shows those of this node"))
+    };
     let id = ScriptId::parse(text).ok_or_else(unknown)?;
     let library = workers.opened_library().filter(|library| library.has(id)).ok_or_else(unknown)?;
     if let Some(zones) = workers.zones.users().get(&id.to_string()) {
-        let detail = format!("versions of these zones use it: {}", zones.join(", "));
+        let zones = zones.join(", ");
+        let detail = format!(
+            "versions that are kept of these zones use it: {zones}; it can go when they have newer ones, or are gone"
+        );
         return Err(Refusal::new(StatusCode::CONFLICT, "script-used", "The script is in use", &detail));
     }
     library.remove(id).map_err(|error| Refusal::internal(&error))?;
@@ -297,9 +232,9 @@ fn roll_back(workers: &Workers, name: &str, body: &[u8]) -> Outcome {
     let wish: RollBack = if body.is_empty() {
         RollBack::default()
     } else {
-        serde_json::from_slice(body).map_err(|error| {
-            Refusal::new(StatusCode::BAD_REQUEST, "bad-request", "Malformed request", &error)
-        })?
+        let wrong =
+            |error| format!("the version to go back to: {error}; write {{\"version\": N}}, or nothing");
+        serde_json::from_slice(body).map_err(|error| Refusal::bad_request(&wrong(error)))?
     };
     let version = workers.roll_back(name, wish.version)?;
     tracing::info!(zone = name, version, "zone.rolled_back");
@@ -346,14 +281,4 @@ impl http_body::Body for Tail {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.0.poll_recv(cx).map(|line| line.map(|bytes| Ok(Frame::data(bytes))))
     }
-}
-
-/// What to say of a method that a path does not have.
-pub(super) fn wrong_method(allowed: &'static str) -> Reply {
-    Reply::problem(Problem::Method).with_header(header::ALLOW, HeaderValue::from_static(allowed))
-}
-
-/// What an admin request asks, if it is about deployments.
-pub(super) fn question(request: &Request) -> Option<Result<Question, &'static str>> {
-    parse(&request.method, request.target.normal_path(), request.target.raw_query())
 }

@@ -1,4 +1,5 @@
-//! The admin API: status, metrics, health, and deployments, on a thread of its own.
+//! The admin API: status, metrics, health, deployments and explanations, on a thread of its own. `paths` has what it
+//! answers, `docs/openapi.json` what that means.
 //!
 //! It runs on a core that is not one of the node's, so that it answers while those are busy or
 //! stalled. Requests must come with a loopback `Host` and, if with an `Origin`, a loopback one:
@@ -6,62 +7,70 @@
 //! to 127.0.0.1.
 
 mod deployments;
+mod explain;
+mod openapi;
+mod paths;
+mod refusal;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use berth_protocol::link::{Question, Transport};
-use http::{HeaderValue, Method, StatusCode, header};
+use arc_swap::ArcSwap;
+use http::{HeaderValue, StatusCode, header};
 
-use crate::agent_link::{NobodyAnswers, SteeringView};
+use crate::agent_link::SteeringView;
 use crate::http::message::{Problem, Reply, Request, Service};
 use crate::http::target::{Host, percent_decode};
 use crate::metrics::{self, Facade};
+use crate::responder::Table;
 use crate::status::NodeView;
 use crate::workers::Workers;
+use paths::{Call, Unknown};
+use refusal::{Refusal, json};
 
 /// The service behind the admin address.
 pub struct Admin {
     view: Rc<NodeView>,
     facade: Facade,
     workers: Arc<Workers>,
+    /// The routes of the configuration, as the cores have them.
+    table: Arc<ArcSwap<Table>>,
 }
 
 impl Admin {
     /// Shows this node.
-    pub fn new(view: NodeView, facade: Facade, workers: Arc<Workers>) -> Self {
-        Self { view: Rc::new(view), facade, workers }
+    pub fn new(view: NodeView, facade: Facade, workers: Arc<Workers>, table: Arc<ArcSwap<Table>>) -> Self {
+        Self { view: Rc::new(view), facade, workers, table }
     }
 
-    /// What nobody may ask, or not so.
-    fn refusal(request: &Request) -> Option<Reply> {
-        if !request.host.as_ref().is_some_and(is_local) || !origin_is_local(request) {
-            return Some(Reply::problem(Problem::Forbidden));
+    /// What a request is answered with, or who answers it.
+    fn ask(&self, request: Request) -> Answer {
+        if !request.host.as_ref().is_some_and(is_local) || !origin_is_local(&request) {
+            return Answer::Now(Reply::problem(Problem::Forbidden));
         }
-        if let Some(question) = deployments::question(request) {
-            return question.err().map(deployments::wrong_method);
-        }
-        if request.method != Method::GET && request.method != Method::HEAD {
-            let reply = Reply::problem(Problem::Method);
-            return Some(reply.with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD")));
-        }
-        None
-    }
-
-    fn answer(&self, request: &Request) -> Reply {
-        match request.target.normal_path() {
-            "/metrics" => text(metrics::render(&self.view, &self.facade), "text/plain; version=0.0.4"),
-            "/v1/status" => match serde_json::to_string(&self.view.status()) {
-                Ok(json) => text(json + "\n", "application/json"),
-                Err(_) => Reply::problem(Problem::Internal),
-            },
-            "/health/live" => self.live(),
-            "/health/ready" => self.ready(),
-            _ => Reply::problem(Problem::NoRoute),
-        }
+        let query = request.target.raw_query().unwrap_or_default();
+        let (call, name) = match paths::find(request.method.as_str(), request.target.normal_path()) {
+            Ok(found) => found,
+            Err(Unknown::Path) => return Answer::Now(Reply::problem(Problem::NoRoute)),
+            Err(Unknown::Method(others)) => return Answer::Now(not_allowed(&others)),
+        };
+        Answer::Now(match call {
+            Call::OpenApi => text(openapi::DOCUMENT.to_owned(), "application/json"),
+            Call::Metrics => text(metrics::render(&self.view, &self.facade), "text/plain; version=0.0.4"),
+            Call::Live => self.live(),
+            Call::Ready => self.ready(),
+            Call::Status => json(&self.view.status()).unwrap_or_else(Refusal::reply),
+            Call::ExplainRequest => explain::request(&self.workers.zones.hosts(), &self.table.load(), query)
+                .unwrap_or_else(Refusal::reply),
+            Call::ExplainFlow => return Answer::OfAgent(self.view.steering.clone(), query.to_vec()),
+            Call::Deployments(what) => {
+                let (name, zone) = (name.to_owned(), query_value(query, "zone"));
+                let question = deployments::Question { what, name, zone, body: request.body };
+                return Answer::OfDeployments(Arc::clone(&self.workers), question);
+            }
+        })
     }
 
     /// Alive: every core makes progress.
@@ -81,84 +90,48 @@ impl Admin {
     }
 }
 
-/// A reply that is there already, or a question that the agent answers.
+/// A reply that is there already, or a question that somebody else answers.
 enum Answer {
     Now(Reply),
-    OfAgent(SteeringView, Request),
-    OfDeployments(Arc<Workers>, deployments::Question, Request),
+    OfAgent(SteeringView, Vec<u8>),
+    OfDeployments(Arc<Workers>, deployments::Question),
 }
 
 impl Service for Admin {
     fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
-        let answer = match Self::refusal(&request) {
-            Some(refusal) => Answer::Now(refusal),
-            None if let Some(Ok(question)) = deployments::question(&request) => {
-                Answer::OfDeployments(Arc::clone(&self.workers), question, request)
-            }
-            None if request.target.normal_path() == "/v1/explain/flow" => {
-                Answer::OfAgent(self.view.steering.clone(), request)
-            }
-            None => Answer::Now(self.answer(&request)),
-        };
+        let answer = self.ask(request);
         async move {
             match answer {
                 Answer::Now(reply) => reply,
-                Answer::OfDeployments(workers, question, request) => {
-                    deployments::answer(workers, question, request.body).await
+                Answer::OfAgent(steering, query) => {
+                    explain::flow(steering, &query).await.unwrap_or_else(Refusal::reply)
                 }
-                Answer::OfAgent(steering, request) => {
-                    explain_flow(steering, request.target.raw_query().unwrap_or_default()).await
-                }
+                Answer::OfDeployments(workers, question) => deployments::answer(workers, question).await,
             }
         }
     }
 }
 
-/// Asks the agent where a flow or a connection id goes.
-async fn explain_flow(steering: SteeringView, query: &[u8]) -> Reply {
-    let question = match parse_question(query) {
-        Ok(question) => question,
-        Err(mistake) => return plain(StatusCode::BAD_REQUEST, mistake + "\n"),
-    };
-    match steering.explain(question).await {
-        Ok(explanation) => match serde_json::to_string(&explanation) {
-            Ok(json) => text(json + "\n", "application/json"),
-            Err(_) => Reply::problem(Problem::Internal),
-        },
-        Err(NobodyAnswers) => unwell(
-            "no control agent answers, and only it knows the table; without one the kernel spreads flows by a hash of \
-             its own\n"
-                .to_owned(),
-        ),
+/// What to say of a method that a path does not have.
+fn not_allowed(methods: &str) -> Reply {
+    let reply = Reply::problem(Problem::Method);
+    match HeaderValue::try_from(methods) {
+        Ok(methods) => reply.with_header(header::ALLOW, methods),
+        Err(_) => reply,
     }
 }
 
-/// `id=` and 34 hexadecimal digits, or `source=ADDRESS:PORT&destination=ADDRESS:PORT&transport=tcp|udp`.
-fn parse_question(query: &[u8]) -> Result<Question, String> {
+/// The value of a name in a query, its escapes undone.
+fn query_bytes(query: &[u8], name: &str) -> Option<Vec<u8>> {
     let query = String::from_utf8_lossy(query);
-    let value = |name: &str| {
-        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-        let (_, value) = pairs.find(|(key, _)| *key == name)?;
-        Some(String::from_utf8_lossy(&percent_decode(value)).into_owned())
-    };
-    if let Some(id) = value("id") {
-        let id = parse_hex(&id).ok_or_else(|| format!("id={id}: an id is written in hexadecimal digits"))?;
-        return Ok(Question::ConnectionId { id });
-    }
-    let address = |name: &str| -> Result<SocketAddr, String> {
-        let text = value(name).ok_or_else(|| format!("{name}= is missing, or id="))?;
-        text.parse().map_err(|_| format!("{name}={text}: write ADDRESS:PORT"))
-    };
-    let transport = value("transport").and_then(|word| Transport::from_word(&word));
-    let transport = transport.ok_or("transport= is tcp or udp")?;
-    Ok(Question::Flow { source: address("source")?, destination: address("destination")?, transport })
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(percent_decode(value).into_owned())
 }
 
-/// At most as many bytes as a connection id of any version of QUIC can have.
-fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| Some(digit.to_digit(16)? as u8)).collect();
-    let digits = digits.filter(|digits| digits.len().is_multiple_of(2) && digits.len() <= 2 * 255)?;
-    Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+/// It as text.
+fn query_value(query: &[u8], name: &str) -> Option<String> {
+    query_bytes(query, name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn text(body: String, kind: &'static str) -> Reply {
@@ -166,12 +139,8 @@ fn text(body: String, kind: &'static str) -> Reply {
 }
 
 fn unwell(body: String) -> Reply {
-    plain(StatusCode::SERVICE_UNAVAILABLE, body)
-}
-
-fn plain(status: StatusCode, body: String) -> Reply {
     let mut reply = text(body, "text/plain");
-    reply.status = status;
+    reply.status = StatusCode::SERVICE_UNAVAILABLE;
     reply
 }
 
@@ -188,31 +157,4 @@ fn origin_is_local(request: &Request) -> bool {
             .and_then(|authority| Host::parse(authority.as_bytes()).ok())
             .is_some_and(|host| is_local(&host))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn questions_are_read_or_their_mistake_is_named() {
-        let id = parse_question(b"id=00ff7A");
-        assert_eq!(id, Ok(Question::ConnectionId { id: vec![0, 0xff, 0x7a] }));
-        let flow = parse_question(b"transport=udp&source=%5B2001:db8::9%5D:1&destination=[2001:db8::1]:443");
-        let [source, destination] =
-            ["[2001:db8::9]:1", "[2001:db8::1]:443"].map(|text| text.parse().unwrap());
-        assert_eq!(flow, Ok(Question::Flow { source, destination, transport: Transport::Udp }));
-        for (query, word) in [
-            ("", "transport="),
-            ("id=0", "hexadecimal"),
-            ("id=xy", "hexadecimal"),
-            ("transport=sctp", "tcp or udp"),
-            ("transport=tcp&source=1.2.3.4:5", "destination="),
-            ("transport=tcp&source=1.2.3.4&destination=1.2.3.4:5", "ADDRESS:PORT"),
-        ] {
-            let mistake = parse_question(query.as_bytes()).unwrap_err();
-            assert!(mistake.contains(word), "{query}: {mistake}");
-        }
-        assert!(parse_question(&[b"id=".as_slice(), &[b'0'; 600]].concat()).is_err());
-    }
 }

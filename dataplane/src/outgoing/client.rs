@@ -1,6 +1,5 @@
 //! One request on its way out and its reply on the way back.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,7 +85,7 @@ pub struct Client(Rc<Shared>);
 struct Shared {
     pool: Pool,
     resolver: Box<dyn Resolve>,
-    enforce: RefCell<Arc<dyn Enforce>>,
+    enforce: Arc<dyn Enforce>,
     tls: Tls,
     options: ClientOptions,
     numbers: Arc<ClientNumbers>,
@@ -118,13 +117,8 @@ impl Client {
         numbers: Arc<ClientNumbers>,
     ) -> Self {
         let pool = Pool::new(options.pool.clone(), Arc::clone(&numbers));
-        let (resolver, enforce) = (Box::new(resolver), RefCell::new(enforce));
+        let resolver = Box::new(resolver);
         Self(Rc::new(Shared { pool, resolver, enforce, tls, options, numbers }))
-    }
-
-    /// From now on this decides, also about connections that there are already.
-    pub fn set_enforce(&self, enforce: Arc<dyn Enforce>) {
-        self.0.enforce.replace(enforce);
     }
 
     /// Sends a request and waits for the head of its reply. Dropping the future, or the body of the reply before its
@@ -207,7 +201,7 @@ impl Shared {
         upload: &Rc<Upload>,
     ) -> Result<Response<ReplyBody>, SendError> {
         let act = SendOut { who: order.who, host: order.to.host(), port: order.to.port() };
-        let admitted = admit(&**self.enforce.borrow(), act);
+        let admitted = admit(&*self.enforce, act);
         let admitted = admitted?;
         let (connection, used) = self.connection(&admitted, order, Wish::Any).await?;
         let spare = (used == Used::Before && order.retry == Retry::Safe && request.method().is_idempotent())
@@ -240,17 +234,16 @@ impl Shared {
         let key = Key { zone: Arc::clone(&order.who.zone), to: order.to.clone() };
         let wait = order.times.connect.min(self.options.pool_wait);
         let granted = timeout(wait, self.pool.acquire(&key, wish)).await;
-        let enforce = Arc::clone(&self.enforce.borrow());
         match granted.map_err(|_| SendError::ConnectionLimitReached)?? {
             Grant::Connection(connection) => {
                 let act = Connect { who: order.who, host: order.to.host(), address: connection.address };
-                let _ = admit(&*enforce, act)?;
+                let _ = admit(&*self.enforce, act)?;
                 self.numbers.outgoing_reused.add(1);
                 Ok((connection, Used::Before))
             }
             Grant::Permit(permit) => {
                 let (resolver, options) = (&*self.resolver, &self.options);
-                let dialer = Dialer { resolver, enforce: &*enforce, tls: &self.tls, options };
+                let dialer = Dialer { resolver, enforce: &*self.enforce, tls: &self.tls, options };
                 let connection = Box::pin(dialer.dial(order, permit, until)).await?;
                 self.numbers.outgoing_connections.add(1);
                 Ok((connection, Used::Never))

@@ -880,9 +880,14 @@ fn the_address_that_was_judged_is_the_one_that_is_connected_to() {
 fn a_new_judge_decides_about_connections_that_there_are() {
     on_both(|| async {
         let (at, connections) = answering(HELLO);
-        let (world, to) = (world(), to(at));
+        let origin = AllowedOrigin { zone: "a".into(), at: OriginAt::Address(at) };
+        let judge = Arc::new(arc_swap::ArcSwap::from_pointee(SafeDefaults::new([], vec![origin])));
+        let world = world_with(ClientOptions::default(), Arc::clone(&judge) as Arc<dyn Enforce>, |_| {
+            Err(ResolveError::NotFound)
+        });
+        let to = to(at);
         world.get(&to).await.unwrap();
-        world.client.set_enforce(Arc::new(SafeDefaults::default()));
+        judge.store(Arc::default());
         let error = world.get(&to).await.unwrap_err();
         assert!(matches!(error, SendError::DestinationIpProhibited(_)), "{error:?}");
         assert_eq!((connections.get(), world.numbers.outgoing_connections_open.get()), (1, 0));

@@ -47,17 +47,7 @@ impl CoreWorkers {
         // The parts of one client's request have one id.
         let request = parent.as_ref().map_or_else(|| self.new_request(), |parent| parent.request);
         let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
-        Arc::new(Context {
-            zone,
-            worker,
-            request,
-            client,
-            parent,
-            depth,
-            sends: self.sends.clone(),
-            lines: self.workers.lines.clone(),
-            numbers: Arc::clone(&self.numbers),
-        })
+        Arc::new(Context { zone, worker, request, client, parent, depth, core: Arc::clone(&self.links) })
     }
 
     /// Calls a worker.
@@ -65,7 +55,7 @@ impl CoreWorkers {
     where
         B: http_body::Body<Data = Bytes> + Unpin + 'static,
     {
-        self.numbers.worker_calls.add(1);
+        self.links.numbers.worker_calls.add(1);
         let (Some(entry), Some(library)) =
             (self.workers.entry(&context.worker), self.workers.opened_library())
         else {
@@ -78,8 +68,7 @@ impl CoreWorkers {
                 return Reply::problem(Problem::Internal);
             }
         };
-        let script_id = context.worker.script.to_string();
-        let act = Instantiate { who: &context.zone.who, script: &script_id };
+        let act = Instantiate { who: &context.zone.who, script: context.worker.script };
         let admitted = match admit(&*self.workers.reach, act) {
             Ok(admitted) => admitted,
             Err(denied) => {
@@ -247,7 +236,7 @@ fn report(context: &Context, fault: &Fault) {
         FaultKind::Limit(limit) => limit.to_string(),
         _ => String::new(),
     };
-    let numbers = &context.numbers;
+    let numbers = &context.core.numbers;
     match fault.kind {
         FaultKind::Limit(Limit::Cpu) => numbers.limit_worker_cpu.add(1),
         FaultKind::Limit(Limit::Wall) => numbers.limit_worker_wall.add(1),

@@ -14,19 +14,19 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use berth_isolate_host::compile::{Budget, CompileError, Compiler};
 use berth_isolate_host::library::{Entry, Library, OpenError, ScriptId};
 use berth_isolate_host::{Host, HostError, Settings as HostSettings};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::enforce::Enforce;
+use crate::clock;
+use crate::enforce::{Enforce, SafeDefaults};
 use crate::outgoing::{Client, ClientNumbers, ClientOptions, CoreResolver, ResolverOptions, Resolvers, Tls};
 use crate::stats::CoreNumbers;
 use crate::zones::{DeployError, Document, StoreError, Worker, Zones};
-use reach::Reach;
-use send::Sent;
+use world::CoreLinks;
 pub use world::GuestLine;
 
 /// Lines that wait for those who follow the log of guests; who falls further behind misses some, and is told.
@@ -73,7 +73,10 @@ pub struct Workers {
     library: OnceLock<Arc<Library>>,
     opening: Mutex<()>,
     lines: broadcast::Sender<Arc<GuestLine>>,
-    reach: Arc<Reach>,
+    /// What guests may reach.
+    reach: Arc<ArcSwap<SafeDefaults>>,
+    /// Held by who looks what that is now.
+    looking: Mutex<()>,
     resolvers: Arc<Resolvers>,
     tls: Tls,
 }
@@ -83,8 +86,6 @@ impl Workers {
     pub fn open(settings: Settings) -> Result<Arc<Self>, WorkersError> {
         let zones = Zones::open(&settings.state.join("zones"))?;
         let lines = broadcast::Sender::new(TAIL_LINES);
-        let reach = Arc::<Reach>::default();
-        reach.renew(&zones);
         let resolvers = Resolvers::start(&ResolverOptions::default()).map_err(WorkersError::Resolvers)?;
         let tls = Tls::of_this_machine()?;
         let workers = Self {
@@ -93,14 +94,29 @@ impl Workers {
             library: OnceLock::new(),
             opening: Mutex::new(()),
             lines,
-            reach,
+            reach: Arc::default(),
+            looking: Mutex::new(()),
             resolvers: Arc::new(resolvers),
             tls,
         };
         if !workers.zones.is_empty() {
             workers.library()?;
         }
-        Ok(Arc::new(workers))
+        let workers = Arc::new(workers);
+        let watching = Arc::downgrade(&workers);
+        let watched = reach::watch(move || watching.upgrade().map(|workers| workers.look_again()).is_some());
+        if let Err(error) = watched {
+            tracing::warn!(%error, "addresses.unwatched");
+        }
+        // Watched first: what changes meanwhile is seen.
+        workers.look_again();
+        Ok(workers)
+    }
+
+    /// Judges requests of guests by the zones and addresses that there are now.
+    fn look_again(&self) {
+        let _one = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reach.store(Arc::new(reach::now(&self.zones)));
     }
 
     /// The library, opened if it is not.
@@ -139,22 +155,22 @@ impl Workers {
     pub fn deploy(&self, name: &str, document: Document) -> Result<u64, DeployError> {
         let library = self.library.get();
         let is_here = |id| library.is_some_and(|library| library.has(id));
-        let version = self.zones.deploy(name, document, &is_here, now_s())?;
-        self.reach.renew(&self.zones);
+        let version = self.zones.deploy(name, document, &is_here, clock::now_s())?;
+        self.look_again();
         Ok(version)
     }
 
     /// Lets a version that was deployed before answer again.
     pub fn roll_back(&self, name: &str, to: Option<u64>) -> Result<u64, DeployError> {
         let version = self.zones.roll_back(name, to)?;
-        self.reach.renew(&self.zones);
+        self.look_again();
         Ok(version)
     }
 
     /// Forgets a zone.
     pub fn remove(&self, name: &str) -> Result<(), DeployError> {
         self.zones.remove(name)?;
-        self.reach.renew(&self.zones);
+        self.look_again();
         Ok(())
     }
 
@@ -175,17 +191,11 @@ pub enum UploadError {
     Workers(#[from] WorkersError),
 }
 
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 /// The workers of one core.
 pub struct CoreWorkers {
     workers: Arc<Workers>,
-    numbers: Arc<CoreNumbers>,
-    /// What its guests send, to the task that sends it.
-    sends: mpsc::UnboundedSender<Sent>,
-    /// What sends it to other servers.
+    links: Arc<CoreLinks>,
+    /// What sends requests to other servers.
     client: Client,
     /// Of the next request: the first half is this core's alone.
     next_request: Cell<u64>,
@@ -212,8 +222,7 @@ impl CoreWorkers {
         let core = Rc::new(Self {
             client,
             workers: Arc::clone(workers),
-            numbers: Arc::clone(numbers),
-            sends,
+            links: Arc::new(CoreLinks { sends, lines: workers.lines.clone(), numbers: Arc::clone(numbers) }),
             next_request: Cell::new(first_request(index)),
         });
         berth_runtime::spawn(send::run(Rc::downgrade(&core), sent));

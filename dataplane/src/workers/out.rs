@@ -15,7 +15,7 @@ use super::CoreWorkers;
 use crate::http::body::{Body, BodyError};
 use crate::http::message::{Problem, Reply, Request, Security};
 use crate::outgoing::{Destination, HostField, Order, ReplyBody, Retry, SendError, Times};
-use crate::zones::{Origin, Zone};
+use crate::zones::Zone;
 
 /// What holds where a guest gives no time, and for origins: until there is a connection; from then to the reply; between
 /// two pieces of it. A minute is what servers behind a proxy are commonly made for.
@@ -95,9 +95,7 @@ impl CoreWorkers {
 
     /// A client's request that no worker answers, by the zone's origin. The origin sees the client's `host`.
     pub(super) async fn fetch_origin(self: Rc<Self>, zone: &Zone, request: Request) -> Reply {
-        let Some(Ok(to)) = zone.origin.as_ref().map(destination) else {
-            return Reply::problem(Problem::Gateway);
-        };
+        let Some(to) = &zone.origin else { return Reply::problem(Problem::Gateway) };
         let Some(uri) = super::call::path(&request.target).and_then(|path| path.parse().ok()) else {
             return Reply::problem(Problem::BadRequest);
         };
@@ -113,7 +111,7 @@ impl CoreWorkers {
             message.headers_mut().insert(FORWARDED_FOR, client);
         }
         let host = host.map_or(HostField::Destination, HostField::Given);
-        let order = Order { to: &to, who: &zone.who, times: TIMES, host, retry: Retry::Safe };
+        let order = Order { to, who: &zone.who, times: TIMES, host, retry: Retry::Safe };
         match self.client.send(&order, message).await {
             Ok(response) => reply(response),
             Err(error) => {
@@ -122,11 +120,6 @@ impl CoreWorkers {
             }
         }
     }
-}
-
-/// Where an origin is.
-pub(super) fn destination(origin: &Origin) -> Result<Destination, SendError> {
-    Destination::new(origin.https, &origin.host, origin.port)
 }
 
 fn problem(error: &SendError) -> Problem {

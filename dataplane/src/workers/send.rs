@@ -14,7 +14,7 @@ use http::{HeaderValue, Uri};
 use tokio::sync::mpsc;
 
 use super::CoreWorkers;
-use super::out::{destination, pump};
+use super::out::pump;
 use super::world::Context;
 use crate::http::body::Body;
 use crate::http::message::{Problem, Reply};
@@ -77,10 +77,10 @@ impl CoreWorkers {
         request: Outbound,
         context: Arc<Context>,
     ) -> Result<Inbound, ErrorCode> {
-        self.numbers.zone_requests.add(1);
+        self.links.numbers.zone_requests.add(1);
         let reply = match zone.handler(target) {
             _ if context.depth + 1 >= DEPTH_MAX || context.has_zone(&zone.name) => {
-                self.numbers.zone_loops.add(1);
+                self.links.numbers.zone_loops.add(1);
                 tracing::debug!(
                     zone = zone.name,
                     from = context.zone.name,
@@ -118,9 +118,8 @@ impl CoreWorkers {
     /// To a zone's own content. The origin sees the host that was asked for.
     async fn send_to_origin(&self, zone: &Zone, request: Outbound) -> Result<Inbound, ErrorCode> {
         let Some(origin) = &zone.origin else { return Err(ErrorCode::DestinationNotFound) };
-        let to = destination(origin).map_err(|_| ErrorCode::DestinationNotFound)?;
         let host = HeaderValue::try_from(&request.authority).map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
-        self.send_over_sockets(zone, &to, HostField::Given(host), request).await
+        self.send_over_sockets(zone, origin, HostField::Given(host), request).await
     }
 
     async fn send_out(&self, request: Outbound, context: &Context) -> Result<Inbound, ErrorCode> {

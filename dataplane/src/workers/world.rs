@@ -39,6 +39,13 @@ pub(super) struct Context {
     pub(super) parent: Option<Arc<Context>>,
     /// Calls above it.
     pub(super) depth: u8,
+    /// Of the core that it runs on.
+    pub(super) core: Arc<CoreLinks>,
+}
+
+/// What calls reach of their core. One for each core, so that no call touches a count that other cores share.
+pub(super) struct CoreLinks {
+    /// What guests send, to the task that sends it.
     pub(super) sends: mpsc::UnboundedSender<Sent>,
     pub(super) lines: broadcast::Sender<Arc<GuestLine>>,
     pub(super) numbers: Arc<CoreNumbers>,
@@ -64,11 +71,11 @@ impl Context {
 
     /// Tells those who follow the log.
     pub(super) fn tell(&self, stream: &'static str, text: &str) {
-        if self.lines.receiver_count() == 0 {
+        if self.core.lines.receiver_count() == 0 {
             return;
         }
         let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let _ = self.lines.send(Arc::new(GuestLine {
+        let _ = self.core.lines.send(Arc::new(GuestLine {
             time_ms: time.as_millis() as u64,
             zone: self.zone.name.clone(),
             worker: self.worker.name.clone(),
@@ -89,7 +96,7 @@ impl World for CallWorld {
 
     fn send(&self, request: Outbound, promise: Promise) {
         // A core that ends has no such task any more, and breaks the promise.
-        let _ = self.0.sends.send(Sent { request, promise, context: Arc::clone(&self.0) });
+        let _ = self.0.core.sends.send(Sent { request, promise, context: Arc::clone(&self.0) });
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {
@@ -104,7 +111,7 @@ impl World for CallWorld {
     }
 
     fn log_is_cut(&self) {
-        self.0.numbers.limit_worker_log.add(1);
+        self.0.core.numbers.limit_worker_log.add(1);
         self.0.tell("fault", "the log of this request is cut: limits.log_bytes");
     }
 

@@ -10,7 +10,7 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::config::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::http::target::Host;
+use crate::outgoing::Destination;
 use crate::router::{Pattern, Router};
 
 /// Bytes of a name of a zone or worker: those of a label in the DNS.
@@ -99,24 +99,6 @@ fn default_tenant() -> String {
     "default".to_owned()
 }
 
-/// An origin: where a zone's own content comes from. Being named in a document makes its address an allowed one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// Whether it is spoken to over TLS.
-    pub https: bool,
-    /// Its host, as in the URL.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.https { "https" } else { "http" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
-    }
-}
-
 /// A document that was read and is right.
 #[derive(Debug)]
 pub struct Checked {
@@ -124,8 +106,8 @@ pub struct Checked {
     pub tenant: String,
     /// Its host names.
     pub hosts: Vec<Pattern>,
-    /// Its origin.
-    pub origin: Option<Origin>,
+    /// Its origin. Being named in a document makes its address an allowed one.
+    pub origin: Option<Destination>,
     /// Its workers.
     pub workers: Vec<CheckedWorker>,
     /// Which worker answers which path.
@@ -236,7 +218,7 @@ impl Document {
 }
 
 /// `http://host[:port]` and nothing else.
-fn read_origin(text: &str) -> Result<Origin, String> {
+fn read_origin(text: &str) -> Result<Destination, String> {
     let help = || format!("{text}: write http://HOST:PORT or https://HOST:PORT");
     let uri: Uri = text.parse().map_err(|_| help())?;
     let https = match uri.scheme_str() {
@@ -246,11 +228,10 @@ fn read_origin(text: &str) -> Result<Origin, String> {
     };
     let authority = uri.authority().ok_or_else(help)?;
     let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
-    if !is_bare || authority.as_str().contains('@') || Host::parse(authority.host().as_bytes()).is_err() {
+    if !is_bare {
         return Err(help());
     }
-    let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-    Ok(Origin { https, host: authority.host().to_ascii_lowercase(), port })
+    Destination::parse(https, authority.as_str()).map_err(|_| help())
 }
 
 impl WorkerDocument {
@@ -414,7 +395,7 @@ mod tests {
             (checked.tenant.as_str(), checked.hosts.len(), checked.routes.routes().len()),
             ("default", 2, 2)
         );
-        assert_eq!(checked.origin.unwrap().to_string(), "http://127.0.0.1:9000");
+        assert_eq!(checked.origin, Destination::new(false, "127.0.0.1", 9000).ok());
         let worker = &checked.workers[0];
         assert_eq!(worker.limits.cpu, Duration::from_millis(20));
         assert_eq!((worker.limits.memory, worker.limits.outgoing), (16 << 20, 3));

@@ -16,12 +16,13 @@ use berth_isolate_host::Limits;
 use berth_isolate_host::library::{Entry, ScriptId};
 use serde::Serialize;
 
-pub use document::{Document, Origin, Wrong, fuzz_logic, is_name};
+pub use document::{Document, Wrong, fuzz_logic, is_name};
 pub use store::{StoreError, Version};
 
 use crate::enforce::Who;
 use crate::http::target::{Host, Target};
-use crate::router::{Pattern, Router};
+use crate::outgoing::Destination;
+use crate::router::{Explanation, Pattern, Router};
 use document::Checked;
 use store::{Record, Store};
 
@@ -38,7 +39,7 @@ pub struct Zone {
     /// Which deployment this is.
     pub version: u64,
     /// Where its own content comes from.
-    pub origin: Option<Origin>,
+    pub origin: Option<Destination>,
     workers: Vec<Arc<Worker>>,
     routes: Router<usize>,
 }
@@ -80,6 +81,11 @@ impl Zone {
             None => Handler::Nothing,
         }
     }
+
+    /// Which of its workers' routes match this target, and why one wins.
+    pub fn explain<'a>(&'a self, target: &'a Target) -> Explanation<'a> {
+        self.routes.explain(None, target)
+    }
 }
 
 /// All zones, by their hosts: what a request looks into.
@@ -90,6 +96,11 @@ impl Hosts {
     /// The zone that a host belongs to.
     pub fn find(&self, host: Option<&Host<'_>>, target: &Target) -> Option<Arc<Zone>> {
         self.0.find(host, target).map(|found| Arc::clone(found.value()))
+    }
+
+    /// Which zones' hosts match a host, and why one wins.
+    pub fn explain<'a>(&'a self, host: Option<&Host<'_>>, target: &'a Target) -> Explanation<'a> {
+        self.0.explain(host, target)
     }
 }
 
@@ -105,6 +116,13 @@ pub enum DeployError {
     /// It could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl DeployError {
+    /// There is no zone of this name.
+    pub(crate) fn no_zone(name: &str) -> Self {
+        Self::Unknown(format!("there is no zone {name}; `berth zones list` shows those of this node"))
+    }
 }
 
 /// A zone in a list.
@@ -211,8 +229,7 @@ impl Zones {
     /// Makes a version that was deployed before the one that answers; without a number, the one before.
     pub fn roll_back(&self, name: &str, to: Option<u64>) -> Result<u64, DeployError> {
         let mut kept = self.lock();
-        let unknown = || DeployError::Unknown(format!("there is no zone {name}"));
-        let mut record = kept.records.get(name).cloned().ok_or_else(unknown)?;
+        let mut record = kept.records.get(name).cloned().ok_or_else(|| DeployError::no_zone(name))?;
         let version = record.roll_back(to).map_err(DeployError::Unknown)?;
         self.replace(&mut kept, name, Some(&record))?;
         Ok(version)
@@ -222,7 +239,7 @@ impl Zones {
     pub fn remove(&self, name: &str) -> Result<(), DeployError> {
         let mut kept = self.lock();
         if !kept.records.contains_key(name) {
-            return Err(DeployError::Unknown(format!("there is no zone {name}")));
+            return Err(DeployError::no_zone(name));
         }
         self.replace(&mut kept, name, None)
     }
@@ -318,23 +335,10 @@ impl Zones {
     }
 
     /// The origin of each zone that has one.
-    pub fn origins(&self) -> Vec<(String, Origin)> {
-        let kept = self.lock();
-        let origin = |(name, record): (&String, &Record)| {
-            let checked = record.current()?.document.check().ok()?;
-            Some((name.clone(), checked.origin?))
-        };
-        kept.records.iter().filter_map(origin).collect()
-    }
-
-    /// The scripts that answer now.
-    pub fn scripts(&self) -> Vec<ScriptId> {
-        let kept = self.lock();
-        let current = kept.records.values().filter_map(Record::current);
-        current
-            .flat_map(|version| version.document.workers.values())
-            .filter_map(|worker| ScriptId::parse(&worker.script))
-            .collect()
+    pub fn origins(&self) -> BTreeMap<Arc<str>, Destination> {
+        let hosts = self.hosts.load();
+        let zones = hosts.0.routes().map(|(_, zone)| zone);
+        zones.filter_map(|zone| Some((Arc::clone(&zone.who.zone), zone.origin.clone()?))).collect()
     }
 }
 

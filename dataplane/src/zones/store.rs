@@ -1,14 +1,15 @@
 //! Zones on disk: one file for each, with its last versions, replaced as a whole.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, is_name};
+use crate::keyring::WritePrivateError;
+use crate::keyring::private_file::{FolderLock, make_folder};
 
 /// Versions of a zone that are kept.
 const VERSIONS_KEPT: usize = 10;
@@ -24,6 +25,9 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
+    /// A file cannot be replaced.
+    #[error("{}: {}", .0, .0.source)]
+    Write(#[from] WritePrivateError),
     /// A file is not what the node wrote.
     #[error("{path} is not a zone that this node wrote: {reason}; move it away to start without it", path = path.display())]
     Damaged {
@@ -100,7 +104,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
-        crate::keyring::private_file::make_folder(folder).map_err(|source| failed(folder, source))?;
+        make_folder(folder).map_err(|source| failed(folder, source))?;
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -122,18 +126,8 @@ impl Store {
 
     /// Only the node may read it: it holds secrets.
     pub(super) fn write(&self, name: &str, record: &Record) -> Result<(), StoreError> {
-        let path = self.path(name);
-        let beside = path.with_extension("new");
-        let written = (|| {
-            let bytes = serde_json::to_vec(record)?;
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(&bytes)?;
-            file.sync_data()?;
-            fs::rename(&beside, &path)?;
-            File::open(&self.folder)?.sync_all()
-        })();
-        written.map_err(|source| failed(&path, source))
+        let bytes = serde_json::to_vec(record).map_err(|error| failed(&self.path(name), error.into()))?;
+        Ok(FolderLock::acquire(&self.folder)?.replace(&format!("{name}.json"), &bytes)?)
     }
 
     pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {

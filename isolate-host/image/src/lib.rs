@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aws_lc_rs::hmac;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -62,16 +63,21 @@ pub enum ImageError {
     },
 }
 
-/// Writes an image for `name` to `path`, whole or not at all: first beside it, synced, then renamed.
+/// Writes an image for `name` to `path`.
 pub fn write(path: &Path, name: &str, compiled: &[u8], key: &Key) -> io::Result<()> {
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let mut mac = begin(name, key);
+    mac.update(compiled);
+    write_whole(path, &[&MAGIC, compiled, mac.sign().as_ref()])
+}
+
+/// Writes a file whole or not at all: first beside its place, synced, then renamed. Of several writers at a time the last
+/// one wins.
+pub fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let beside = path.with_extension(format!("{}-{}.new", std::process::id(), WRITES.fetch_add(1, Relaxed)));
     let written = (|| {
         let mut file = File::create(&beside)?;
-        let mut mac = begin(name, key);
-        mac.update(compiled);
-        file.write_all(&MAGIC)?;
-        file.write_all(compiled)?;
-        file.write_all(mac.sign().as_ref())?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_data()?;
         std::fs::rename(&beside, path)
     })();
@@ -140,15 +146,27 @@ fn memory_file() -> io::Result<File> {
 mod tests {
     use super::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("berth-image-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
+    /// Removed on drop.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("berth-image-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).unwrap();
+            Self(folder)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
     }
 
     #[test]
     fn what_was_written_is_checked_into_memory_that_nobody_can_change() {
-        let path = folder("whole").join("one");
+        let folder = Folder::new("whole");
+        let path = folder.0.join("one");
         let compiled: Vec<u8> = (0..300_000u32).map(|index| index as u8).collect();
         let key = Key::new(&[7; 32]);
         write(&path, "a name", &compiled, &key).unwrap();
@@ -161,7 +179,8 @@ mod tests {
 
     #[test]
     fn whatever_was_changed_is_refused() {
-        let path = folder("changed").join("one");
+        let folder = Folder::new("changed");
+        let path = folder.0.join("one");
         let key = Key::new(&[7; 32]);
         write(&path, "a name", &[1; 1000], &key).unwrap();
         let whole = std::fs::read(&path).unwrap();
@@ -184,10 +203,29 @@ mod tests {
 
     #[test]
     fn a_write_that_fails_leaves_nothing_behind() {
-        let folder = folder("fails");
-        let path = folder.join("a folder stands here");
+        let folder = Folder::new("fails");
+        let path = folder.0.join("a folder stands here");
         std::fs::create_dir_all(path.join("not empty")).unwrap();
         assert!(write(&path, "a name", b"bytes", &Key::new(&[7; 32])).is_err());
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "no half file");
+        assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "no half file");
+    }
+
+    #[test]
+    fn several_may_write_the_same_file_at_a_time() {
+        let folder = Folder::new("several");
+        let path = folder.0.join("one");
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    for _ in 0..20 {
+                        write_whole(&path, &[&[7; 100_000]]).unwrap();
+                        assert_eq!(std::fs::read(&path).unwrap(), [7; 100_000]);
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "nothing is left beside it");
     }
 }

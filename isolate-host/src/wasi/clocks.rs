@@ -8,7 +8,7 @@ use wasmtime_wasi_io::async_trait;
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 
 use crate::bindings::wasi::clocks::{monotonic_clock, wall_clock};
-use crate::guest::{Guest, nanoseconds};
+use crate::guest::Guest;
 use crate::world::Later;
 
 /// The step of both clocks.
@@ -49,7 +49,7 @@ impl monotonic_clock::Host for Guest {
     }
 
     fn subscribe_duration(&mut self, time: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let sleep = self.world.sleep(nanoseconds(time));
+        let sleep = self.world.sleep(Duration::from_nanos(time));
         let timer = self.push(Timer(sleep))?;
         subscribe(&mut self.table, timer)
     }

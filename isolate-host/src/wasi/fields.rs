@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use wasmtime::component::Resource;
 
 use crate::bindings::wasi::http::types::{HeaderError, HostFields};
-use crate::guest::Guest;
+use crate::guest::{Guest, LimitFell};
 use crate::limits::{Limit, Limits};
 
 /// Headers or trailers. Copies share the map until one of them is changed.
@@ -129,11 +129,11 @@ fn read_name(name: &str) -> Result<HeaderName, HeaderError> {
 
 impl Guest {
     /// What the guest is told of a change. Too many fields end it: the interface has no word for that.
-    fn told(&self, change: Change) -> wasmtime::Result<Result<(), HeaderError>> {
+    fn told(change: Change) -> wasmtime::Result<Result<(), HeaderError>> {
         match change {
             Ok(()) => Ok(Ok(())),
             Err(Refusal::Told(error)) => Ok(Err(error)),
-            Err(Refusal::Limit) => Err(self.fell(Limit::Headers)),
+            Err(Refusal::Limit) => Err(LimitFell(Limit::Headers).into()),
         }
     }
 }
@@ -150,7 +150,7 @@ impl HostFields for Guest {
         let mut fields = Fields::default();
         for (name, value) in entries {
             let change = fields.append(&name, &value, &self.limits);
-            if let Err(error) = self.told(change)? {
+            if let Err(error) = Self::told(change)? {
                 return Ok(Err(error));
             }
         }
@@ -175,7 +175,7 @@ impl HostFields for Guest {
         values: Vec<Vec<u8>>,
     ) -> wasmtime::Result<Result<(), HeaderError>> {
         let change = self.table.get_mut(&fields)?.set(&name, &values, &self.limits);
-        self.told(change)
+        Self::told(change)
     }
 
     fn delete(
@@ -184,7 +184,7 @@ impl HostFields for Guest {
         name: String,
     ) -> wasmtime::Result<Result<(), HeaderError>> {
         let change = self.table.get_mut(&fields)?.delete(&name);
-        self.told(change)
+        Self::told(change)
     }
 
     fn append(
@@ -194,7 +194,7 @@ impl HostFields for Guest {
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), HeaderError>> {
         let change = self.table.get_mut(&fields)?.append(&name, &value, &self.limits);
-        self.told(change)
+        Self::told(change)
     }
 
     fn entries(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {

@@ -90,17 +90,14 @@ pub(crate) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Guest
     Ok(linker)
 }
 
-/// Whether an import of this name is offered. Versions within 0.2 are compatible, as the engine sees it.
+/// Whether an import of this name is offered: of the same version or, of those that are released, of any 0.2.x, which the
+/// engine takes for compatible.
 pub(crate) fn is_offered(import: &str) -> bool {
     INTERFACES.iter().any(|(name, _)| {
-        let (offered, version) = name.split_once('@').unwrap_or((name, ""));
-        import.split_once('@').is_some_and(|(wanted, other)| {
-            wanted == offered
-                && (other == version
-                    || (version.starts_with("0.2.")
-                        && other.starts_with("0.2.")
-                        && !other.contains('-')
-                        && !version.contains('-')))
-        })
+        let patch = name
+            .strip_suffix("12")
+            .filter(|track| track.ends_with("@0.2."))
+            .and_then(|track| import.strip_prefix(track));
+        import == *name || patch.is_some_and(|patch| patch.parse::<u32>().is_ok())
     })
 }

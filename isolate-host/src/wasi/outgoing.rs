@@ -22,7 +22,7 @@ use crate::bindings::wasi::http::types::{
     self, HostFutureIncomingResponse, HostOutgoingBody, HostOutgoingRequest, HostOutgoingResponse,
     HostRequestOptions, HostResponseOutparam, Scheme,
 };
-use crate::guest::{Answer, Guest, Head, LimitFell, nanoseconds};
+use crate::guest::{Answer, Guest, Head, LimitFell};
 use crate::limits::Limit;
 use crate::pipe::{Reader, Writer, pipe};
 use crate::world::{Outbound, Promised, promise};
@@ -311,7 +311,7 @@ impl HostRequestOptions for Guest {
         options: Resource<RequestOptions>,
         time: Option<u64>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        self.table.get_mut(&options)?.connect = time.map(nanoseconds);
+        self.table.get_mut(&options)?.connect = time.map(Duration::from_nanos);
         Ok(Ok(()))
     }
 
@@ -324,7 +324,7 @@ impl HostRequestOptions for Guest {
         options: Resource<RequestOptions>,
         time: Option<u64>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        self.table.get_mut(&options)?.first_byte = time.map(nanoseconds);
+        self.table.get_mut(&options)?.first_byte = time.map(Duration::from_nanos);
         Ok(Ok(()))
     }
 
@@ -337,7 +337,7 @@ impl HostRequestOptions for Guest {
         options: Resource<RequestOptions>,
         time: Option<u64>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        self.table.get_mut(&options)?.between_bytes = time.map(nanoseconds);
+        self.table.get_mut(&options)?.between_bytes = time.map(Duration::from_nanos);
         Ok(Ok(()))
     }
 
@@ -491,7 +491,7 @@ impl outgoing_handler::Host for Guest {
             Err(reason) => return Ok(Err(reason)),
         };
         let Some(left) = self.outgoing_left.checked_sub(1) else {
-            return Err(self.fell(Limit::Outgoing));
+            return Err(LimitFell(Limit::Outgoing).into());
         };
         self.outgoing_left = left;
         let (promise, promised) = promise();

@@ -1,21 +1,19 @@
 //! `wasi:random`: one source for all three interfaces, the good one.
 
 use crate::bindings::wasi::random::{insecure, insecure_seed, random};
-use crate::guest::Guest;
+use crate::guest::{Guest, LimitFell};
 use crate::limits::Limit;
 
 /// Bytes of one call.
 const MOST: u64 = 64 << 10;
 
-impl Guest {
-    fn random_bytes(&self, count: u64) -> wasmtime::Result<Vec<u8>> {
-        if count > MOST {
-            return Err(self.fell(Limit::CallBytes));
-        }
-        let mut bytes = vec![0; count as usize];
-        fill(&mut bytes)?;
-        Ok(bytes)
+fn some(count: u64) -> wasmtime::Result<Vec<u8>> {
+    if count > MOST {
+        return Err(LimitFell(Limit::CallBytes).into());
     }
+    let mut bytes = vec![0; count as usize];
+    fill(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn fill(bytes: &mut [u8]) -> wasmtime::Result<()> {
@@ -30,7 +28,7 @@ fn number() -> wasmtime::Result<u64> {
 
 impl random::Host for Guest {
     fn get_random_bytes(&mut self, count: u64) -> wasmtime::Result<Vec<u8>> {
-        self.random_bytes(count)
+        some(count)
     }
 
     fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
@@ -40,7 +38,7 @@ impl random::Host for Guest {
 
 impl insecure::Host for Guest {
     fn get_insecure_random_bytes(&mut self, count: u64) -> wasmtime::Result<Vec<u8>> {
-        self.random_bytes(count)
+        some(count)
     }
 
     fn get_insecure_random_u64(&mut self) -> wasmtime::Result<u64> {

@@ -28,24 +28,21 @@ pub(super) fn forgive(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut streams = linker.instance("wasi:io/streams@0.2.12")?;
     streams.resource("input-stream", ResourceType::host::<DynInputStream>(), |mut store, rep| {
-        let stream = || Resource::<DynInputStream>::new_own(rep);
-        let table = &mut store.data_mut().table;
-        match table.delete(stream()) {
-            Err(ResourceTableError::HasChildren) => *table.get_mut(&stream())? = Box::new(Nothing),
-            outcome => drop(outcome?),
-        }
-        Ok(())
+        give_up::<DynInputStream>(store.data_mut(), rep, || Box::new(Nothing))
     })?;
     streams.resource("output-stream", ResourceType::host::<DynOutputStream>(), |mut store, rep| {
-        let stream = || Resource::<DynOutputStream>::new_own(rep);
-        let table = &mut store.data_mut().table;
-        match table.delete(stream()) {
-            Err(ResourceTableError::HasChildren) => *table.get_mut(&stream())? = Box::new(Nothing),
-            outcome => drop(outcome?),
-        }
-        Ok(())
+        give_up::<DynOutputStream>(store.data_mut(), rep, || Box::new(Nothing))
     })?;
     linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn give_up<S: 'static>(guest: &mut Guest, rep: u32, empty: fn() -> S) -> wasmtime::Result<()> {
+    let stream = || Resource::<S>::new_own(rep);
+    match guest.table.delete(stream()) {
+        Err(ResourceTableError::HasChildren) => *guest.table.get_mut(&stream())? = empty(),
+        outcome => drop(outcome?),
+    }
     Ok(())
 }
 

@@ -7,6 +7,8 @@ mod bodies;
 mod browser;
 mod browser_http3;
 mod commands;
+mod examples;
+mod explain;
 mod first_flight;
 mod hops;
 mod http1;
@@ -21,6 +23,8 @@ mod soak;
 mod tls;
 mod websocket;
 mod workers;
+mod workers_bounds;
+mod workers_http3;
 
 use berth_tests::node::{HTTP, HTTPS, route};
 
