@@ -31,8 +31,8 @@ pub(crate) enum AnswerError {
 }
 
 /// The request of all our clients: what wrk sends, so that probes see the same answer.
-pub(crate) fn request(address: SocketAddr) -> Vec<u8> {
-    format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").into_bytes()
+pub(crate) fn request(host: &str, path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
 }
 
 /// `Ok(None)` while bytes are missing; an error when the bytes are no answer that we understand.
@@ -56,7 +56,7 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Answer, AnswerError> {
     let io = |source| AnswerError::Io { address, source };
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).map_err(io)?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(io)?;
-    stream.write_all(&request(address)).map_err(io)?;
+    stream.write_all(&request(&address.to_string(), "/")).map_err(io)?;
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {

@@ -5,14 +5,15 @@
 
 use std::error::Error;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::answer;
 use crate::quic;
-use crate::swarm::{self, IdleLinks, LoopTally, Secrecy};
+use crate::swarm::{self, IdleLinks, LoopTally, Question, Secrecy};
 
 #[derive(Subcommand)]
 pub(crate) enum Client {
@@ -29,6 +30,15 @@ pub(crate) enum Client {
         target: Target,
         #[arg(long)]
         connections: usize,
+        /// Path and query
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// Host, if it is not the address
+        #[arg(long)]
+        host: Option<String>,
+        /// Address to come from
+        #[arg(long)]
+        source: Option<Ipv4Addr>,
     },
     /// Connections that ask once and stay open until standard input ends
     Idle {
@@ -92,8 +102,10 @@ pub(crate) fn run(client: &Client) -> Result<(), Box<dyn Error>> {
         Client::Handshakes { target, concurrency } => {
             print_tally(&swarm::handshakes(target.address, *concurrency, target.span())?)
         }
-        Client::Requests { target, connections } => {
-            print_tally(&swarm::requests(target.address, *connections, target.span())?)
+        Client::Requests { target, connections, path, host, source } => {
+            let host = host.clone().unwrap_or_else(|| target.address.to_string());
+            let question = Question { request: answer::request(&host, path), source: *source };
+            print_tally(&swarm::requests(target.address, question, *connections, target.span())?)
         }
         Client::Idle { address, connections, tls } => {
             let secrecy = if *tls { Secrecy::Tls } else { Secrecy::Plain };

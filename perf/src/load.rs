@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::sys;
 use crate::tool::{H2LOAD, WRK};
 
 /// Connections of the HTTP/1.1 figure: enough that a whole batch is always waiting, few enough to stay in cache.
-const HTTP1_CONNECTIONS: u32 = 64;
+pub(crate) const HTTP1_CONNECTIONS: u32 = 64;
 /// HTTP/2: streams as a busy front end sees them, below both servers' limits, and enough connections that the two
 /// sides do not wait for each other in lock-step (16 left both idle for 4 % here).
 const HTTP2_CONNECTIONS: u32 = 32;
@@ -44,6 +44,27 @@ pub(crate) struct Load {
     arguments: Vec<String>,
     seconds: u64,
     parse: fn(&str) -> Option<Tally>,
+}
+
+/// What requests of HTTP/1.1 ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) connections: u32,
+    pub(crate) path: String,
+    pub(crate) host: String,
+    /// The address that they come from; nothing leaves it to the kernel.
+    pub(crate) source: Option<Ipv4Addr>,
+}
+
+/// A generator that runs beside what is measured.
+pub(crate) struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended already is what we want.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What a generator counted.
@@ -74,6 +95,17 @@ impl Load {
     /// Keep-alive HTTP/1.1, one request at a time per connection, by our own client.
     pub(crate) fn http1(address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
         Self::own("requests", address, &[format!("--connections={HTTP1_CONNECTIONS}")], seconds)
+    }
+
+    /// The same for a path under a host name, on so many connections, from an address.
+    pub(crate) fn http1_of(asked: &Asked, address: SocketAddr, seconds: u64) -> Result<Self, LoadError> {
+        let mut arguments = vec![
+            format!("--connections={}", asked.connections),
+            format!("--path={}", asked.path),
+            format!("--host={}", asked.host),
+        ];
+        arguments.extend(asked.source.map(|source| format!("--source={source}")));
+        Self::own("requests", address, &arguments, seconds)
     }
 
     /// The same by wrk.
@@ -141,6 +173,15 @@ impl Load {
             seconds,
             parse: parse_own,
         })
+    }
+
+    /// Starts it on `cpu`; it ends by itself, or when this is dropped.
+    pub(crate) fn start(&self, cpu: usize) -> Result<Running, LoadError> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        sys::pin_on_spawn(&mut command, cpu);
+        let spawned = command.spawn();
+        spawned.map(Running).map_err(|source| LoadError::Spawn { command: self.command_line(), source })
     }
 
     /// The command as one would type it.

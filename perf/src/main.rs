@@ -15,6 +15,7 @@ mod baseline;
 mod client;
 mod cpu;
 mod figure;
+mod hosts;
 mod load;
 mod machine;
 mod memory;
@@ -37,10 +38,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::Client;
 use crate::cpu::Cpus;
 use crate::figure::{Figure, Verdict};
+use crate::hosts::{BerthWorkers, Tuned, WasmtimeServe, Workerd};
 use crate::peer::{OPEN_FILES, Protocol, Server};
 use crate::peers::{Baseline, Berth, Caddy, Nginx};
 use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
-use crate::suites::{http, http3, isolate, steer};
+use crate::suites::{http, http3, instance, isolate, steer};
 
 /// The node's allocator, for the servers of our own that it is measured beside.
 #[global_allocator]
@@ -76,20 +78,12 @@ enum Task {
         #[arg(long)]
         gate: bool,
     },
-    /// What a worker costs in process: a fresh instance for each request, on one CPU and on two
+    /// Workers beside `wasmtime serve` and workerd, and what an instance costs in process
     Isolate {
-        /// Rounds of each figure
-        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-        rounds: u32,
-        /// Exit with 1 when a figure misses its bar
-        #[arg(long)]
-        gate: bool,
-        /// Berth's program, which compiles [default: `berth` beside this program]
-        #[arg(long, value_name = "PATH")]
-        berth: Option<PathBuf>,
-        /// The guests of the tests, which `cargo xtask guests` builds
-        #[arg(long, value_name = "PATH", default_value = "target/guests/wasm32-wasip2/release/guests.wasm")]
-        guests: PathBuf,
+        #[command(flatten)]
+        options: Options,
+        #[command(flatten)]
+        workers: Workers,
     },
     /// Check of the harness itself: nginx beside nginx, quinn beside quinn, where every ratio must be about 1
     Aa {
@@ -108,7 +102,7 @@ enum Task {
     },
 }
 
-#[derive(Args)]
+#[derive(Clone, Args)]
 struct Options {
     /// Exit with 1 when a figure misses its bar, or could not be counted
     #[arg(long)]
@@ -122,13 +116,26 @@ struct Options {
     /// Length of each measured run of load
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Take this figure only (h1, h2, handshake, idle, idle-tls, h3, h3-quinn, h3-bulk, h3-handshake, h3-idle; or
-    /// h1-wrk, a cross-check); repeatable
+    /// Take this figure only (h1, h2, handshake, idle, idle-tls, h3, h3-quinn, h3-bulk, h3-handshake, h3-idle, or
+    /// h1-wrk, a cross-check; of isolate: in-process, hello, hello-tuned, hello-workerd, ask, delay, delay-same); repeatable
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Put a profile of each figure that misses its bar into DIR
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Workers {
+    /// Berth's program [default: `berth` beside this program]
+    #[arg(long, value_name = "PATH")]
+    berth: Option<PathBuf>,
+    /// The guests of the tests, which `cargo xtask guests` builds
+    #[arg(long, value_name = "PATH", default_value = "target/guests/wasm32-wasip2/release/guests.wasm")]
+    guests: PathBuf,
+    /// Another component, whose code is large, for the figure of checking it
+    #[arg(long, value_name = "PATH")]
+    large: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -138,12 +145,7 @@ fn main() -> ExitCode {
             (true, steer::Met::NotAll) => ExitCode::FAILURE,
             _ => ExitCode::SUCCESS,
         }),
-        Task::Isolate { rounds, gate, berth, guests } => {
-            isolate::measure(rounds, berth, &guests).map(|met| match (gate, met) {
-                (true, false) => ExitCode::FAILURE,
-                _ => ExitCode::SUCCESS,
-            })
-        }
+        Task::Isolate { options, workers } => compare_workers(&options, workers),
         Task::Aa { options } => compare_peers_with_themselves(&options),
         Task::Client(client) => client::run(&client).map(|()| ExitCode::SUCCESS),
         Task::Serve { kind, options } => {
@@ -157,9 +159,7 @@ fn main() -> ExitCode {
 }
 
 fn compare_http(options: &Options, berth: Option<PathBuf>) -> Result<ExitCode, Box<dyn Error>> {
-    let program = berth
-        .map_or_else(|| Ok(std::env::current_exe()?.with_file_name("berth")), Ok::<_, std::io::Error>)?;
-    let berth = Berth { program };
+    let berth = Berth { program: program_of(berth)? };
     let beside = |theirs, protocol, trials| Comparison { ours: &berth, theirs, protocol, trials };
     let comparisons = [
         beside(&Nginx, Protocol::Http1, trials(&http::TRIALS)),
@@ -168,6 +168,37 @@ fn compare_http(options: &Options, berth: Option<PathBuf>) -> Result<ExitCode, B
         beside(&Baseline::QuinnProto, Protocol::Http3, trials(&http3::BESIDE_BARE)),
     ];
     compare("http", &comparisons, options)
+}
+
+/// Figures of instances in process come first, and are one to those who choose.
+fn compare_workers(options: &Options, workers: Workers) -> Result<ExitCode, Box<dyn Error>> {
+    let program = program_of(workers.berth)?;
+    let mut only = options.only.clone();
+    let named = only.iter().position(|name| name == instance::KEY).map(|place| only.swap_remove(place));
+    let mut met = true;
+    if named.is_some() || only.is_empty() {
+        met = instance::measure(options.rounds, &program, &workers.guests, workers.large.as_deref())?;
+    }
+    let inside = if options.gate && !met { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    if named.is_some() && only.is_empty() {
+        return Ok(inside);
+    }
+    let component = || workers.guests.clone();
+    let berth = BerthWorkers { berth: Berth { program }, component: component() };
+    let shipped = WasmtimeServe { component: component(), tuned: Tuned::AsShipped };
+    let tuned = WasmtimeServe { component: component(), tuned: Tuned::Alike };
+    let beside = |theirs, trials| Comparison { ours: &berth, theirs, protocol: Protocol::Http1, trials };
+    let comparisons = [
+        beside(&shipped, trials(&isolate::BESIDE_WASMTIME)),
+        beside(&tuned, trials(&isolate::BESIDE_TUNED)),
+        beside(&Workerd, trials(&isolate::BESIDE_WORKERD)),
+    ];
+    let outside = compare("isolate", &comparisons, &Options { only, ..options.clone() })?;
+    Ok(if inside == ExitCode::SUCCESS { outside } else { inside })
+}
+
+fn program_of(berth: Option<PathBuf>) -> Result<PathBuf, std::io::Error> {
+    berth.map_or_else(|| Ok(std::env::current_exe()?.with_file_name("berth")), Ok)
 }
 
 fn compare_peers_with_themselves(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
@@ -308,8 +339,10 @@ mod tests {
     #[test]
     fn every_figure_has_a_name_of_its_own_and_its_aim_lies_beyond_its_bar() {
         let h3 = [&http3::BESIDE_CADDY[..], &http3::BESIDE_QUINN, &http3::BESIDE_BARE].concat();
-        let figures: Vec<_> =
-            http::TRIALS.iter().map(Trial::figure).chain(h3.iter().map(Trial::figure)).collect();
+        let workers =
+            [&isolate::BESIDE_WASMTIME[..], &isolate::BESIDE_TUNED, &isolate::BESIDE_WORKERD].concat();
+        let http = http::TRIALS.iter().map(Trial::figure).chain(h3.iter().map(Trial::figure));
+        let figures: Vec<_> = http.chain(workers.iter().map(Trial::figure)).collect();
         let keys: std::collections::BTreeSet<_> = figures.iter().map(|figure| figure.key).collect();
         assert_eq!(keys.len(), figures.len());
         for figure in figures {

@@ -47,6 +47,10 @@ pub(crate) trait Peer {
     fn configuration(&self, site: &Site) -> String;
     /// The command that starts it in the foreground with the configuration in `file`.
     fn command(&self, site: &Site, file: &Path) -> Result<Command, PeerError>;
+    /// What is still to be done once it accepts connections.
+    fn make_ready(&self, _site: &Site) -> Result<(), String> {
+        Ok(())
+    }
     /// Fails with the reason as long as it does not accept connections.
     fn is_up(&self, site: &Site) -> Result<(), String> {
         for address in [site.http, site.https] {
@@ -180,7 +184,8 @@ impl Server {
             source,
         })?;
         let mut server = Self { child, site, moved_threads: 0 };
-        server.wait_until_up(peer).map_err(|what| PeerError::NotUp {
+        let ready = server.wait_until_up(peer).and_then(|()| peer.make_ready(&server.site));
+        ready.map_err(|what| PeerError::NotUp {
             peer: peer.name(),
             what,
             log: fs::read_to_string(&log_path).unwrap_or_default(),

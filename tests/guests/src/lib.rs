@@ -39,6 +39,7 @@ impl Guest for Guests {
 fn run(path: &str, query: &str, request: &IncomingRequest, out: ResponseOutparam) -> Result<(), Failure> {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     match parts[..] {
+        [""] => answers::whole(out, "hello from berth\n"),
         ["hello"] => answers::text(out, 200, "hello\n"),
         ["echo"] => bodies::echo(request, out),
         ["upload"] => bodies::upload(request, out),
@@ -53,9 +54,11 @@ fn run(path: &str, query: &str, request: &IncomingRequest, out: ResponseOutparam
         ["length", promised, written] => answers::length(out, number(promised), number(written)),
         ["late-set"] => world::sleep(out, 50),
         ["sleep", ms] => world::sleep(out, number(ms)),
+        ["linger", ms] => world::linger(out, number(ms)),
         ["clock"] => world::clock(out),
         ["env"] => world::env(out),
         ["random"] => world::random(out),
+        ["random", bytes] => world::random_bytes(out, number(bytes)),
         ["stdout"] => world::stdout(out),
         ["log-flood", bytes] => world::log_flood(out, number(bytes)),
 
@@ -67,12 +70,14 @@ fn run(path: &str, query: &str, request: &IncomingRequest, out: ResponseOutparam
         ["memory", mebibytes] => attacks::memory_of(out, number(mebibytes)),
         ["fill"] => attacks::fill(),
         ["handles"] => attacks::handles(),
+        ["call-bytes", bytes] => attacks::call_bytes(out, number(bytes)),
         ["headers", count] => headers::many(out, number(count)),
         ["header-bytes", bytes] => headers::large(out, number(bytes)),
         ["split"] => headers::split(request, out),
         ["canary", "fill", key] => canary::fill(out, key),
         ["canary", "look"] => canary::look(out),
 
+        ["ask"] => outgoing::ask_whole(out, url(query)),
         ["fetch"] => outgoing::fetch(out, url(query)),
         ["proxy-post"] => outgoing::proxy_post(request, out, url(query)),
         ["fetch-error"] => outgoing::fetch_error(out, url(query)),

@@ -77,6 +77,21 @@ pub(crate) fn fetch(out: ResponseOutparam, url: &str) -> Result<(), Failure> {
     }
 }
 
+/// Reads a response to its end, then answers with it.
+pub(crate) fn ask_whole(out: ResponseOutparam, url: &str) -> Result<(), Failure> {
+    match get(url) {
+        Ok(response) => {
+            let reader = body_of(&response);
+            let mut text = Vec::new();
+            while let Some(chunk) = reader.read()? {
+                text.extend_from_slice(&chunk);
+            }
+            answers::whole(out, &String::from_utf8_lossy(&text))
+        }
+        Err(code) => bad_gateway(out, &code),
+    }
+}
+
 /// The name of the error that the URL leads to, be it at the start, in the head or in the body.
 pub(crate) fn fetch_error(out: ResponseOutparam, url: &str) -> Result<(), Failure> {
     let text = match ask(url) {

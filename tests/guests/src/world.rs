@@ -21,6 +21,12 @@ pub(crate) fn sleep(out: ResponseOutparam, ms: u64) -> Result<(), Failure> {
     answers::text(out, 200, "slept\n")
 }
 
+/// The same, and a line first, so that others know that it runs.
+pub(crate) fn linger(out: ResponseOutparam, ms: u64) -> Result<(), Failure> {
+    println!("lingers");
+    sleep(out, ms)
+}
+
 /// How fine the clock is: what it says of itself, and which steps it makes.
 pub(crate) fn clock(out: ResponseOutparam) -> Result<(), Failure> {
     let times: Vec<u64> = (0..=1000).map(|_| monotonic_clock::now()).collect();
@@ -44,6 +50,11 @@ pub(crate) fn env(out: ResponseOutparam) -> Result<(), Failure> {
 pub(crate) fn random(out: ResponseOutparam) -> Result<(), Failure> {
     let draw = || get_random_bytes(16).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     answers::text(out, 200, &format!("{}\n{}\n", draw(), draw()))
+}
+
+/// So many random bytes in one call.
+pub(crate) fn random_bytes(out: ResponseOutparam, bytes: u64) -> Result<(), Failure> {
+    answers::text(out, 200, &format!("{} bytes\n", get_random_bytes(bytes).len()))
 }
 
 pub(crate) fn stdout(out: ResponseOutparam) -> Result<(), Failure> {
