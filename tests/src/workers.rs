@@ -23,6 +23,13 @@ pub fn guests() -> &'static [u8] {
     })
 }
 
+/// Where `cargo xtask guests` builds an example: a project that can be deployed.
+pub fn example(name: &str) -> PathBuf {
+    let folder = std::env::var_os("BERTH_EXAMPLES")
+        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/examples").into(), PathBuf::from);
+    folder.join(name)
+}
+
 /// Uploads a component, and gives its id.
 pub fn upload(node: &Node, component: &[u8]) -> String {
     let (status, body) = node.ask("POST", "/v1/scripts", component);

@@ -25,7 +25,8 @@ pub(crate) fn build(workspace: &Workspace) -> Result<(), Failure> {
 
 /// Builds the component of a manifest, with what its lock file names.
 pub(crate) fn build_component(workspace: &Workspace, manifest: &Path) -> Result<(), Failure> {
-    let mut command = workspace.cargo(["build", "--workspace", "--release", "--locked", "--quiet", "--target", TARGET]);
+    let mut command =
+        workspace.cargo(["build", "--workspace", "--release", "--locked", "--quiet", "--target", TARGET]);
     command.arg("--manifest-path").arg(manifest).arg("--target-dir").arg(workspace.target(FOLDER));
     shell::run(command)
 }

@@ -12,6 +12,7 @@
 mod debian;
 mod demo;
 mod ebpf;
+mod examples;
 mod fuzz;
 mod guests;
 mod python;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::examples::JavaScript;
 use crate::shell::Failure;
 use crate::workspace::Workspace;
 
@@ -55,7 +57,7 @@ enum Command {
     },
     /// Rebuild the object with the steering programs, or compare it with the committed one
     Ebpf(ebpf::Arguments),
-    /// Build the guests of the tests
+    /// Build the guests of the tests, and the examples
     Guests,
     /// Build a Debian package (not built yet)
     Package(NotBuilt),
@@ -90,10 +92,18 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Command::Perf { arguments } => perf(&workspace, &arguments),
         Command::Ebpf(arguments) => ebpf::run(&workspace, &arguments),
-        Command::Guests => guests::build(&workspace),
+        Command::Guests => guests(&workspace),
         Command::Package(_) => Err(not_built("package", "the Debian package")),
         Command::Sim(_) => Err(not_built("sim", "the simulation of a network of nodes")),
     }
+}
+
+fn guests(workspace: &Workspace) -> Result<(), Failure> {
+    guests::build(workspace)?;
+    if let JavaScript::LeftOut(why) = examples::build(workspace)? {
+        println!("{} is left out: {why}", examples::JAVASCRIPT);
+    }
+    Ok(())
 }
 
 fn perf(workspace: &Workspace, arguments: &[String]) -> Result<(), Failure> {

@@ -1,12 +1,13 @@
 //! `cargo xtask demo`: a node on this machine, in one command.
 //!
-//! Builds `berth` in release mode, starts `berth dev` on an empty state folder, and shows how to
-//! talk to it until Ctrl-C. With `--smoke` it makes the same requests itself, checks the answers,
+//! Builds `berth` in release mode, starts `berth dev` on an empty state folder, deploys the examples to it, and shows how
+//! to talk to it until Ctrl-C. With `--smoke` it makes the same requests itself, checks the answers,
 //! stops the node and exits 0 or 1. As root it also shows packets being steered, in network namespaces.
 
 mod node;
 mod smoke;
 mod steering;
+mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::demo::node::Node;
 use crate::demo::smoke::Http3;
 use crate::demo::steering::Shown;
+use crate::demo::workers::Workers;
+use crate::examples;
 use crate::shell::{self, Failure};
 use crate::workspace::Workspace;
 
@@ -31,28 +34,30 @@ pub(crate) struct Arguments {
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a demo of the whole product would also show, and why this one does not.
-const LEFT_OUT: &[&str] = &["workers and objects: the WebAssembly host is not built yet"];
+const LEFT_OUT: &[&str] = &["objects: they are not built yet"];
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Failure> {
     // Caught from the start, so that the node never outlives us, not even while it comes up.
     let stop = catch_signals()?;
     smoke::provide_curl()?;
     let http3 = if arguments.smoke { smoke::provide_aioquic(workspace) } else { Ok(()) };
+    let javascript = examples::build(workspace)?;
     shell::run(workspace.cargo(["build", "--release", "--package", "berth-cli", "--bin", "berth"]))?;
     let mut node = Node::start(workspace)?;
     node.wait_until_ready(&stop)?;
+    let workers = Workers::deploy(workspace, &node, javascript)?;
     if arguments.smoke {
         let asked = if http3.is_ok() { Http3::Asked } else { Http3::LeftOut };
-        smoke::run(workspace, &mut node, asked)?;
+        smoke::run(workspace, &mut node, &workers, asked)?;
         let steered = steering::show(workspace)?;
-        left_out(&steered);
+        left_out(&workers, &steered);
         if let Err(missing) = http3 {
             println!("  requests over HTTP/3: {missing}");
         }
         return Ok(());
     }
     let steered = steering::show(workspace)?;
-    introduce(&node, &steered);
+    introduce(&node, &workers, &steered);
     wait_for_the_end(&mut node, &stop)
 }
 
@@ -67,7 +72,7 @@ fn catch_signals() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-fn introduce(node: &Node, steered: &Shown) {
+fn introduce(node: &Node, workers: &Workers, steered: &Shown) {
     let (plain, tls, admin) = (&node.plain, &node.tls, &node.admin);
     println!(
         "\nBerth runs. Try, in another terminal:\n\
@@ -77,17 +82,22 @@ fn introduce(node: &Node, steered: &Shown) {
          \n  HTTP/3               curl -i --insecure --http3-only https://{tls}/ (where curl speaks it)\
          \n  echo a body          curl --data-binary 'ahoy' http://{plain}/echo\
          \n  stream a body        curl --output /dev/null http://{plain}/stream/1MiB\
-         \n  what it counts       curl http://{admin}/metrics\n\
-         \nThe certificate is self-made, hence --insecure.\n"
+         \n  what it counts       curl http://{admin}/metrics\
+         {}\n\
+         \nThe certificate is self-made, hence --insecure.\n",
+        workers.lines(node)
     );
-    left_out(steered);
+    left_out(workers, steered);
     println!("Ctrl-C stops it.");
 }
 
-fn left_out(steered: &Shown) {
+fn left_out(workers: &Workers, steered: &Shown) {
     println!("Left out of this demo:");
     if let Shown::No(why) = steered {
         println!("  XDP and reuseport steering in network namespaces: {why}");
+    }
+    for what in workers.left_out() {
+        println!("  {what}");
     }
     for what in LEFT_OUT {
         println!("  {what}");

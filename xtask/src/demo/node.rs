@@ -127,7 +127,8 @@ fn addresses() -> Result<[SocketAddr; 3], Failure> {
     Ok([plain.0, tls.0, admin.0])
 }
 
-fn bind(port: u16) -> std::io::Result<TcpListener> {
+/// A listener on this port of the loopback interface; any free one for 0.
+pub(super) fn bind(port: u16) -> std::io::Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 

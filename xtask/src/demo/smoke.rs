@@ -4,10 +4,12 @@
 //! write, so an agreement with them says something.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::debian::{self, CURL};
 use crate::demo::node::Node;
+use crate::demo::workers::{FIGURES, HELLO, PAGES, SHOP, Workers};
 use crate::python;
 use crate::shell::{self, Failure};
 use crate::workspace::Workspace;
@@ -15,6 +17,8 @@ use crate::workspace::Workspace;
 /// One request, and how to know that the answer is right.
 struct Probe {
     title: &'static str,
+    /// The name in the URL: of a worker's zone, or [`NODE`].
+    host: &'static str,
     listener: Listener,
     path: &'static str,
     /// More for the client's command line.
@@ -42,6 +46,8 @@ enum Body {
     AtLeast(usize),
 }
 
+/// The address of the node, which belongs to no zone.
+const NODE: &str = "127.0.0.1";
 const MIB: usize = 1024 * 1024;
 const ECHO: &[&str] = &["--data-binary", "ahoy"];
 const H2C: &[&str] = &["--http2-prior-knowledge"];
@@ -52,24 +58,36 @@ const TLS_H2_ECHO: &[&str] = &["--insecure", "--http2", "--data-binary", "ahoy"]
 
 #[rustfmt::skip] // A table reads best with one probe on each line.
 const PROBES: &[Probe] = &[
-    Probe { title: "HTTP/1.1", listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("berth") },
-    Probe { title: "HTTP/1.1, echo", listener: Listener::Plain, path: "/echo", options: ECHO, version: "1.1", body: Body::Is("ahoy") },
-    Probe { title: "HTTP/1.1, stream", listener: Listener::Plain, path: "/stream/1MiB", options: &["--http1.1"], version: "1.1", body: Body::AtLeast(MIB) },
-    Probe { title: "h2c", listener: Listener::Plain, path: "/", options: H2C, version: "2", body: Body::Contains("berth") },
-    Probe { title: "h2c, echo", listener: Listener::Plain, path: "/echo", options: H2C_ECHO, version: "2", body: Body::Is("ahoy") },
-    Probe { title: "TLS, HTTP/1.1", listener: Listener::Tls, path: "/", options: TLS_H1, version: "1.1", body: Body::Contains("berth") },
-    Probe { title: "TLS, HTTP/2", listener: Listener::Tls, path: "/", options: TLS_H2, version: "2", body: Body::Contains("berth") },
-    Probe { title: "TLS, HTTP/2, echo", listener: Listener::Tls, path: "/echo", options: TLS_H2_ECHO, version: "2", body: Body::Is("ahoy") },
-    Probe { title: "TLS, HTTP/2, stream", listener: Listener::Tls, path: "/stream/1MiB", options: TLS_H2, version: "2", body: Body::AtLeast(MIB) },
-    Probe { title: "metrics", listener: Listener::Admin, path: "/metrics", options: &[], version: "1.1", body: Body::Contains("berth_") },
+    Probe { title: "HTTP/1.1", host: NODE, listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("berth") },
+    Probe { title: "HTTP/1.1, echo", host: NODE, listener: Listener::Plain, path: "/echo", options: ECHO, version: "1.1", body: Body::Is("ahoy") },
+    Probe { title: "HTTP/1.1, stream", host: NODE, listener: Listener::Plain, path: "/stream/1MiB", options: &["--http1.1"], version: "1.1", body: Body::AtLeast(MIB) },
+    Probe { title: "h2c", host: NODE, listener: Listener::Plain, path: "/", options: H2C, version: "2", body: Body::Contains("berth") },
+    Probe { title: "h2c, echo", host: NODE, listener: Listener::Plain, path: "/echo", options: H2C_ECHO, version: "2", body: Body::Is("ahoy") },
+    Probe { title: "TLS, HTTP/1.1", host: NODE, listener: Listener::Tls, path: "/", options: TLS_H1, version: "1.1", body: Body::Contains("berth") },
+    Probe { title: "TLS, HTTP/2", host: NODE, listener: Listener::Tls, path: "/", options: TLS_H2, version: "2", body: Body::Contains("berth") },
+    Probe { title: "TLS, HTTP/2, echo", host: NODE, listener: Listener::Tls, path: "/echo", options: TLS_H2_ECHO, version: "2", body: Body::Is("ahoy") },
+    Probe { title: "TLS, HTTP/2, stream", host: NODE, listener: Listener::Tls, path: "/stream/1MiB", options: TLS_H2, version: "2", body: Body::AtLeast(MIB) },
+    Probe { title: "metrics", host: NODE, listener: Listener::Admin, path: "/metrics", options: &[], version: "1.1", body: Body::Contains("berth_") },
+];
+
+/// Those of the examples.
+#[rustfmt::skip]
+const WORKER_PROBES: &[Probe] = &[
+    Probe { title: "worker, HTTP/1.1", host: HELLO, listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Is("hello from a worker\n") },
+    Probe { title: "worker, HTTP/2", host: HELLO, listener: Listener::Tls, path: "/", options: TLS_H2, version: "2", body: Body::Is("hello from a worker\n") },
+    Probe { title: "worker, stream", host: HELLO, listener: Listener::Plain, path: "/count", options: H2C, version: "2", body: Body::Is("3\n2\n1\n") },
+    Probe { title: "worker, rewritten", host: PAGES, listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("<footer>Rewritten on the way.</footer></body>") },
+    Probe { title: "worker, two zones", host: SHOP, listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("apples: 12 for 45 cents each") },
+    Probe { title: "worker, JavaScript", host: FIGURES, listener: Listener::Plain, path: "/figures", options: &["--http1.1", "--data", "[3, 4, 5]"], version: "1.1", body: Body::Contains("\"mean\":4") },
 ];
 
 /// Those of HTTP/3. The client itself compares what comes back of an echo with what it sent.
 #[rustfmt::skip]
 const HTTP3_PROBES: &[Probe] = &[
-    Probe { title: "HTTP/3", listener: Listener::Quic, path: "/", options: &["get"], version: "3", body: Body::AtLeast(1) },
-    Probe { title: "HTTP/3, echo", listener: Listener::Quic, path: "/echo", options: &["echo"], version: "3", body: Body::AtLeast(MIB) },
-    Probe { title: "HTTP/3, stream", listener: Listener::Quic, path: "/stream/1MiB", options: &["get"], version: "3", body: Body::AtLeast(MIB) },
+    Probe { title: "HTTP/3", host: NODE, listener: Listener::Quic, path: "/", options: &["get"], version: "3", body: Body::AtLeast(1) },
+    Probe { title: "HTTP/3, echo", host: NODE, listener: Listener::Quic, path: "/echo", options: &["echo"], version: "3", body: Body::AtLeast(MIB) },
+    Probe { title: "HTTP/3, stream", host: NODE, listener: Listener::Quic, path: "/stream/1MiB", options: &["get"], version: "3", body: Body::AtLeast(MIB) },
+    Probe { title: "worker, HTTP/3", host: HELLO, listener: Listener::Quic, path: "/", options: &["get"], version: "3", body: Body::AtLeast("hello from a worker\n".len()) },
 ];
 
 /// What came back.
@@ -81,11 +99,18 @@ struct Answer {
     length: usize,
 }
 
-/// Makes all requests, prints what it saw, and stops the node. Without a client for HTTP/3, its requests are left out.
-pub(super) fn run(workspace: &Workspace, node: &mut Node, http3: Http3) -> Result<(), Failure> {
-    let probes = || match http3 {
-        Http3::Asked => PROBES.iter().chain(HTTP3_PROBES),
-        Http3::LeftOut => PROBES.iter().chain(&[]),
+/// Makes all requests, prints what it saw, and stops the node. Without a client for HTTP/3, its requests are left out,
+/// and without an example those to it.
+pub(super) fn run(
+    workspace: &Workspace,
+    node: &mut Node,
+    workers: &Workers,
+    http3: Http3,
+) -> Result<(), Failure> {
+    let probes = || {
+        let over_http3 = if http3 == Http3::Asked { HTTP3_PROBES } else { &[] };
+        let all = PROBES.iter().chain(WORKER_PROBES).chain(over_http3);
+        all.filter(|probe| workers.answer(probe.host))
     };
     let mut wrong = Vec::new();
     println!("\n{:<20} {:<7} {:<8} {:>9}  verdict", "request", "status", "version", "bytes");
@@ -140,10 +165,12 @@ pub(super) fn provide_aioquic(workspace: &Workspace) -> Result<(), Failure> {
 }
 
 fn ask(workspace: &Workspace, node: &Node, probe: &Probe) -> Result<Answer, Failure> {
+    let url =
+        |scheme, address: SocketAddr| format!("{scheme}://{}:{}{}", probe.host, address.port(), probe.path);
     match probe.listener {
-        Listener::Plain => ask_curl(&format!("http://{}{}", node.plain, probe.path), probe),
-        Listener::Tls => ask_curl(&format!("https://{}{}", node.tls, probe.path), probe),
-        Listener::Admin => ask_curl(&format!("http://{}{}", node.admin, probe.path), probe),
+        Listener::Plain => ask_curl(&url("http", node.plain), probe),
+        Listener::Tls => ask_curl(&url("https", node.tls), probe),
+        Listener::Admin => ask_curl(&url("http", node.admin), probe),
         Listener::Quic => ask_aioquic(workspace, node, probe),
     }
 }
@@ -172,6 +199,9 @@ fn ask_curl(url: &str, probe: &Probe) -> Result<Answer, Failure> {
 fn ask_aioquic(workspace: &Workspace, node: &Node, probe: &Probe) -> Result<Answer, Failure> {
     let mut client = python::http3_client(workspace);
     client.args(probe.options).arg(node.tls.to_string()).args(["--timeout", "20", "--path", probe.path]);
+    if probe.host != NODE {
+        client.args(["--server-name", probe.host]);
+    }
     let report = shell::capture(client)?;
     answer_of(&report).ok_or_else(|| Failure::new(format!("the HTTP/3 client says something else: {report}")))
 }

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::examples;
+use crate::guests;
 use crate::python;
 use crate::shell::{self, Failure};
 use crate::test::counts::{Counts, Skip};
@@ -80,6 +82,8 @@ fn with_environment(mut command: Command, context: &Context, log: &SkipLog) -> C
     command
         .env("BERTH_TEST_SCALE", context.scale.name())
         .env("BERTH_BIN", context.workspace.target("debug/berth"))
+        .env("BERTH_GUESTS", guests::component(&context.workspace))
+        .env("BERTH_EXAMPLES", context.workspace.target(examples::FOLDER))
         .env("BERTH_PYTHON", python::interpreter(&context.workspace))
         .env(skips::LOG_VARIABLE, log.path());
     command

@@ -2,6 +2,7 @@
 
 use crate::debian::{self, CURL, Need};
 use crate::ebpf;
+use crate::examples::{self, JavaScript};
 use crate::guests;
 use crate::python;
 use crate::shell::{self, Failure};
@@ -29,6 +30,7 @@ pub(super) const STEPS: &[Step<Context, Result<Counts, Failure>>] = &[
         run: mutations::run,
     },
     Step { name: "ebpf", why: "the committed object is what its source makes", run: ebpf },
+    Step { name: "examples", why: "they build with the tools of others", run: examples },
     Step { name: "end-to-end", why: "the program with clients that we did not write", run: end_to_end },
 ];
 
@@ -119,6 +121,20 @@ fn ebpf(context: &Context) -> Result<Counts, Failure> {
     Ok(Counts { passed: 1, ..Counts::default() })
 }
 
+/// Counts each example that was built, and the tests that one of them has.
+fn examples(context: &Context) -> Result<Counts, Failure> {
+    let mut counts = Counts { passed: examples::RUST.len(), ..Counts::default() };
+    match examples::build(&context.workspace)? {
+        JavaScript::Built => counts.passed += 1,
+        JavaScript::LeftOut(why) => counts.add(Counts::skipped(examples::JAVASCRIPT, why)),
+    }
+    let manifest = examples::folder(&context.workspace, "html-rewriter").join("Cargo.toml");
+    let mut command = context.workspace.cargo(["test", "--locked", "--manifest-path"]);
+    command.arg(manifest).arg("--target-dir").arg(context.workspace.target(guests::FOLDER));
+    counts.add(libtest::count("the tests of html-rewriter", command)?);
+    Ok(counts)
+}
+
 /// Tests that miss their client skip themselves; here is said why the client is missing.
 fn end_to_end(context: &Context) -> Result<Counts, Failure> {
     for missing in debian::provide(&[END_TO_END_NEEDS, &python::PYTHON].concat()) {
@@ -129,6 +145,9 @@ fn end_to_end(context: &Context) -> Result<Counts, Failure> {
         println!("no {}, their tests skip themselves: {failure}", python::PACKAGES.join(", no "));
     }
     guests::build(&context.workspace)?;
+    if let JavaScript::LeftOut(why) = examples::build(&context.workspace)? {
+        println!("{} is not built, its tests skip themselves: {why}", examples::JAVASCRIPT);
+    }
     shell::run(context.workspace.cargo(["build", "--workspace", "--bin", "berth"]))?;
     nextest::run(
         context,
