@@ -132,7 +132,7 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
                 None
             }
         };
-        let state = Arc::new(CallState::new());
+        let state = Arc::new(CallState::new(request.method == Method::HEAD));
         let data = Guest::new(Arc::clone(limits), Arc::clone(&world), Arc::clone(&state));
         let request = IncomingRequest {
             method: request.method,

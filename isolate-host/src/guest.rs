@@ -27,6 +27,8 @@ pub(crate) struct Guest {
 
 /// What a call's guest and the task that polls it share.
 pub(crate) struct CallState {
+    /// Whether the request is one for the head of a reply.
+    pub(crate) of_head: bool,
     answer: Mutex<Answer>,
     pub(crate) meter: Meter,
     /// Whether the last poll ended because the guest made room for others: it waits for nothing.
@@ -48,8 +50,9 @@ pub(crate) enum Answer {
 }
 
 impl CallState {
-    pub(crate) fn new() -> Self {
-        Self { answer: Mutex::new(Answer::None), meter: Meter::new(), made_room: AtomicBool::new(false) }
+    pub(crate) fn new(of_head: bool) -> Self {
+        let (answer, meter) = (Mutex::new(Answer::None), Meter::new());
+        Self { of_head, answer, meter, made_room: AtomicBool::new(false) }
     }
 
     pub(crate) fn answer(&self) -> MutexGuard<'_, Answer> {

@@ -19,17 +19,35 @@ use crate::tool::{self, WASMTIME, WORKERD};
 /// The host name of the zone that asks; the address is that of the zone which answers.
 pub(crate) const ASKING: &str = "asking.example";
 
+/// The component that is served.
+#[derive(Clone)]
+pub(crate) enum Component {
+    /// The smallest worker.
+    Smallest(PathBuf),
+    /// The guests of the tests, some of which ask others, or spin.
+    Guests(PathBuf),
+}
+
+impl Component {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Smallest(path) | Self::Guests(path) => path,
+        }
+    }
+}
+
 /// A node with one component in two zones.
 pub(crate) struct BerthWorkers {
-    pub(crate) berth: Berth,
-    pub(crate) component: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) component: Component,
 }
 
 impl BerthWorkers {
     fn deploy(&self, site: &Site, name: &str, host: &str) -> Result<(), String> {
         let folder = site.folder.join(name);
-        let component = self.component.canonicalize();
-        let component = component.map_err(|error| format!("{}: {error}", self.component.display()))?;
+        let component = self.component.path();
+        let component =
+            component.canonicalize().map_err(|error| format!("{}: {error}", component.display()))?;
         let project = format!(
             "name = \"{name}\"\nzone = \"{host}\"\n\n[workers.front]\ncomponent = {:?}\nroutes = [\"/*\"]\n\
              limits = {{ cpu = \"30s\" }}\n",
@@ -37,7 +55,7 @@ impl BerthWorkers {
         );
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         fs::write(folder.join("berth.toml"), project).map_err(|error| error.to_string())?;
-        let mut deploy = Command::new(&self.berth.program);
+        let mut deploy = Command::new(&self.program);
         deploy.args(["deploy", "--admin", &format!("http://{}", site.admin)]).arg(&folder);
         let output = deploy.output().map_err(|error| error.to_string())?;
         match output.status.success() {
@@ -47,25 +65,34 @@ impl BerthWorkers {
     }
 }
 
+impl BerthWorkers {
+    fn berth(&self) -> Berth {
+        Berth { program: self.program.clone() }
+    }
+}
+
 impl Peer for BerthWorkers {
     fn name(&self) -> &'static str {
-        "berth"
+        match self.component {
+            Component::Smallest(_) => "berth",
+            Component::Guests(_) => "berth-guests",
+        }
     }
 
     fn ensure(&self) -> Result<(), PeerError> {
-        self.berth.ensure()
+        self.berth().ensure()
     }
 
     fn version(&self) -> Result<String, PeerError> {
-        self.berth.version()
+        self.berth().version()
     }
 
     fn configuration(&self, site: &Site) -> String {
-        self.berth.configuration(site)
+        self.berth().configuration(site)
     }
 
     fn command(&self, site: &Site, file: &Path) -> Result<Command, PeerError> {
-        self.berth.command(site, file)
+        self.berth().command(site, file)
     }
 
     fn make_ready(&self, site: &Site) -> Result<(), String> {
@@ -76,7 +103,7 @@ impl Peer for BerthWorkers {
 
 /// `wasmtime serve` of the engine's own line.
 pub(crate) struct WasmtimeServe {
-    pub(crate) component: PathBuf,
+    pub(crate) component: Component,
     pub(crate) tuned: Tuned,
 }
 
@@ -99,9 +126,11 @@ const TUNED: [&str; 6] = [
 
 impl Peer for WasmtimeServe {
     fn name(&self) -> &'static str {
-        match self.tuned {
-            Tuned::AsShipped => "wasmtime",
-            Tuned::Alike => "wasmtime-tuned",
+        match (self.tuned, &self.component) {
+            (Tuned::AsShipped, Component::Smallest(_)) => "wasmtime",
+            (Tuned::Alike, Component::Smallest(_)) => "wasmtime-tuned",
+            (Tuned::AsShipped, Component::Guests(_)) => "wasmtime-guests",
+            (Tuned::Alike, Component::Guests(_)) => "wasmtime-guests-tuned",
         }
     }
 
@@ -125,7 +154,7 @@ impl Peer for WasmtimeServe {
             command.args(TUNED);
         }
         // One thread for our one CPU.
-        command.arg(&self.component).env("TOKIO_WORKER_THREADS", "1");
+        command.arg(self.component.path()).env("TOKIO_WORKER_THREADS", "1");
         Ok(command)
     }
 

@@ -38,7 +38,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::Client;
 use crate::cpu::Cpus;
 use crate::figure::{Figure, Verdict};
-use crate::hosts::{BerthWorkers, Tuned, WasmtimeServe, Workerd};
+use crate::hosts::{BerthWorkers, Component, Tuned, WasmtimeServe, Workerd};
 use crate::peer::{OPEN_FILES, Protocol, Server};
 use crate::peers::{Baseline, Berth, Caddy, Nginx};
 use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
@@ -130,7 +130,10 @@ struct Workers {
     /// Berth's program [default: `berth` beside this program]
     #[arg(long, value_name = "PATH")]
     berth: Option<PathBuf>,
-    /// The guests of the tests, which `cargo xtask guests` builds
+    /// The smallest worker, which `cargo xtask guests` builds
+    #[arg(long, value_name = "PATH", default_value = "target/guests/wasm32-wasip2/release/smallest.wasm")]
+    smallest: PathBuf,
+    /// The guests of the tests
     #[arg(long, value_name = "PATH", default_value = "target/guests/wasm32-wasip2/release/guests.wasm")]
     guests: PathBuf,
     /// Another component, whose code is large, for the figure of checking it
@@ -177,21 +180,26 @@ fn compare_workers(options: &Options, workers: Workers) -> Result<ExitCode, Box<
     let named = only.iter().position(|name| name == instance::KEY).map(|place| only.swap_remove(place));
     let mut met = true;
     if named.is_some() || only.is_empty() {
-        met = instance::measure(options.rounds, &program, &workers.guests, workers.large.as_deref())?;
+        met = instance::measure(options.rounds, &program, &workers.smallest, workers.large.as_deref())?;
     }
     let inside = if options.gate && !met { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     if named.is_some() && only.is_empty() {
         return Ok(inside);
     }
-    let component = || workers.guests.clone();
-    let berth = BerthWorkers { berth: Berth { program }, component: component() };
-    let shipped = WasmtimeServe { component: component(), tuned: Tuned::AsShipped };
-    let tuned = WasmtimeServe { component: component(), tuned: Tuned::Alike };
-    let beside = |theirs, trials| Comparison { ours: &berth, theirs, protocol: Protocol::Http1, trials };
+    let (smallest, guests) = (Component::Smallest(workers.smallest), Component::Guests(workers.guests));
+    let ours =
+        |component: &Component| BerthWorkers { program: program.clone(), component: component.clone() };
+    let wasmtime = |component: &Component, tuned| WasmtimeServe { component: component.clone(), tuned };
+    let (berth, berth_guests) = (ours(&smallest), ours(&guests));
+    let (shipped, tuned) = (wasmtime(&smallest, Tuned::AsShipped), wasmtime(&smallest, Tuned::Alike));
+    let (askers, spinners) = (wasmtime(&guests, Tuned::AsShipped), wasmtime(&guests, Tuned::Alike));
+    let beside = |ours, theirs, trials| Comparison { ours, theirs, protocol: Protocol::Http1, trials };
     let comparisons = [
-        beside(&shipped, trials(&isolate::BESIDE_WASMTIME)),
-        beside(&tuned, trials(&isolate::BESIDE_TUNED)),
-        beside(&Workerd, trials(&isolate::BESIDE_WORKERD)),
+        beside(&berth, &shipped, trials(&isolate::BESIDE_WASMTIME)),
+        beside(&berth, &tuned, trials(&isolate::BESIDE_TUNED)),
+        beside(&berth, &Workerd, trials(&isolate::BESIDE_WORKERD)),
+        beside(&berth_guests, &askers, trials(&isolate::OF_ASKERS)),
+        beside(&berth_guests, &spinners, trials(&isolate::OF_SPINNERS)),
     ];
     let outside = compare("isolate", &comparisons, &Options { only, ..options.clone() })?;
     Ok(if inside == ExitCode::SUCCESS { outside } else { inside })
@@ -339,8 +347,14 @@ mod tests {
     #[test]
     fn every_figure_has_a_name_of_its_own_and_its_aim_lies_beyond_its_bar() {
         let h3 = [&http3::BESIDE_CADDY[..], &http3::BESIDE_QUINN, &http3::BESIDE_BARE].concat();
-        let workers =
-            [&isolate::BESIDE_WASMTIME[..], &isolate::BESIDE_TUNED, &isolate::BESIDE_WORKERD].concat();
+        let workers = [
+            &isolate::BESIDE_WASMTIME[..],
+            &isolate::BESIDE_TUNED,
+            &isolate::BESIDE_WORKERD,
+            &isolate::OF_ASKERS,
+            &isolate::OF_SPINNERS,
+        ]
+        .concat();
         let http = http::TRIALS.iter().map(Trial::figure).chain(h3.iter().map(Trial::figure));
         let figures: Vec<_> = http.chain(workers.iter().map(Trial::figure)).collect();
         let keys: std::collections::BTreeSet<_> = figures.iter().map(|figure| figure.key).collect();

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::node::PATIENCE;
+use crate::workers;
 
 /// What a program printed, and how it ended.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ pub fn python() -> PathBuf {
 }
 
 /// Why something that a story needs is missing: a program, or `root`, `aioquic` or `websockets`
-/// (Python's), `ipv6`, `two cpus`.
+/// (Python's), `json-api` (the example in JavaScript), `ipv6`, `two cpus`.
 pub fn missing(need: &str) -> Option<String> {
     match need {
         "ipv6" => {
@@ -139,6 +140,12 @@ pub fn missing(need: &str) -> Option<String> {
                 format!(
                     "Python's {need} is missing; `cargo xtask test` installs it and names it in BERTH_PYTHON"
                 )
+            })
+        }
+        "json-api" => {
+            let built = workers::example(need).join("worker.wasm").is_file();
+            (!built).then(|| {
+                "the example in JavaScript is not built; `cargo xtask guests` builds it, or says what that lacks".to_owned()
             })
         }
         program => {

@@ -1,11 +1,13 @@
 //! End-to-end tests: the harness. [`node`] starts the program and looks at it from outside,
 //! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
 //! [`s2n`] another, [`relay`] the bad network before it, and [`network`] a good one in namespaces of its own;
-//! [`programs`] loads those of steering, [`steered`] is a node with its agent, and [`workers`] has guests to deploy. The stories are in `tests/`.
+//! [`programs`] loads those of steering, [`steered`] is a node with its agent, [`workers`] has guests to deploy, and [`bombs`]
+//! some that nobody should. The stories are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod aioquic;
 pub mod attack;
+pub mod bombs;
 pub mod clients;
 mod cpu;
 pub mod http3;

@@ -454,6 +454,20 @@ impl Node {
         folder.filter_map(thread).collect()
     }
 
+    /// The processes that the node has started and not reaped.
+    pub fn children(&self) -> Vec<i32> {
+        let is_child = |process: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+            // Its name is in parentheses, and may hold any; the state and the parent follow.
+            let parent =
+                stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+            parent == Some(self.pid())
+        };
+        let processes = std::fs::read_dir("/proc").expect("processes can be listed");
+        let id = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        processes.filter_map(id).filter(is_child).collect()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.pid()).expect("process ids are small");
@@ -551,9 +565,14 @@ impl Folder {
     /// A fresh one.
     #[allow(clippy::new_without_default, reason = "making a folder is no default")]
     pub fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// A fresh one in this folder.
+    pub fn below(folder: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("berth-story-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-        let path = std::env::temp_dir().join(name);
+        let path = folder.join(name);
         std::fs::create_dir_all(&path).expect("a temporary folder can be made");
         let everybody = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&path, everybody).expect("it is ours");

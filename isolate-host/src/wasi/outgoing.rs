@@ -100,6 +100,8 @@ pub(crate) struct Sending {
     of: Of,
     /// What the content length says.
     announced: Option<u64>,
+    /// Whether it is that of a body which stays away.
+    may_be_empty: bool,
     written: AtomicU64,
     most: u64,
 }
@@ -132,7 +134,8 @@ impl Sending {
 
     fn finish(self, trailers: Option<http::HeaderMap>) -> Result<(), ErrorCode> {
         let written = self.written.load(Relaxed);
-        if self.announced.is_some_and(|announced| written != announced) {
+        let is_left_out = self.may_be_empty && written == 0;
+        if !is_left_out && self.announced.is_some_and(|announced| written != announced) {
             let error = self.of.size_error(written);
             self.writer.abort(error.clone());
             return Err(error);
@@ -150,13 +153,14 @@ impl Guest {
         of: Of,
     ) -> wasmtime::Result<Result<Resource<OutgoingBody>, ()>> {
         let most = self.limits.body_bytes;
+        let may_be_empty = matches!(of, Of::Response) && self.call.of_head;
         let (body, announced) = body(self)?;
         if matches!(body, Body::Piped(_)) {
             return Ok(Err(()));
         }
         let (writer, reader) = pipe();
         *body = Body::Piped(reader);
-        let sending = Sending { writer, of, announced, written: AtomicU64::new(0), most };
+        let sending = Sending { writer, of, announced, may_be_empty, written: AtomicU64::new(0), most };
         Ok(Ok(self.push(OutgoingBody { sending: Arc::new(sending), streamed: false })?))
     }
 }
@@ -447,7 +451,9 @@ impl HostResponseOutparam for Guest {
             Err(reason) => Err(reason),
             Ok(response) => {
                 let response = self.table.delete(response)?;
-                let announced = response.headers.content_length();
+                // The length of what stays away may be told.
+                let without_body = self.call.of_head || response.status == StatusCode::NOT_MODIFIED.as_u16();
+                let announced = response.headers.content_length().filter(|_| !without_body);
                 close(response.body, announced, Of::Response).map(|body| Head {
                     status: response.status,
                     headers: response.headers.into_map(),
@@ -584,17 +590,24 @@ mod tests {
 
     #[test]
     fn no_byte_beyond_the_content_length_leaves_and_a_short_body_is_aborted() {
-        let sending = |announced, most| {
+        let sending = |announced, most, may_be_empty| {
             let (writer, reader) = pipe();
-            (Sending { writer, of: Of::Response, announced, written: AtomicU64::new(0), most }, reader)
+            let (of, written) = (Of::Response, AtomicU64::new(0));
+            (Sending { writer, of, announced, may_be_empty, written, most }, reader)
         };
-        let (body, reader) = sending(Some(3), 100);
+        let (body, reader) = sending(Some(3), 100, false);
         assert!(matches!(body.write(Bytes::from_static(b"abcd")), Err(StreamError::LastOperationFailed(_))));
         assert!(body.write(Bytes::from_static(b"ab")).is_ok());
         assert!(matches!(body.finish(None), Err(ErrorCode::HttpResponseBodySize(Some(2)))));
         assert!(matches!(reader.read(9), crate::pipe::Found::Data(bytes) if bytes == "ab"));
         assert!(matches!(reader.read(9), crate::pipe::Found::End(Err(_))));
-        let (body, _reader) = sending(None, 3);
+        let (body, reader) = sending(Some(3), 100, true);
+        assert!(body.finish(None).is_ok(), "a request for the head is answered without a body");
+        assert!(matches!(reader.read(9), crate::pipe::Found::End(Ok(_))));
+        let (body, _reader) = sending(Some(3), 100, true);
+        assert!(body.write(Bytes::from_static(b"ab")).is_ok());
+        assert!(body.finish(None).is_err(), "half a body is none");
+        let (body, _reader) = sending(None, 3, false);
         assert!(matches!(body.write(Bytes::from_static(b"abcd")), Err(StreamError::Trap(_))));
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! # How it is measured
 //!
-//! The guest is `/hello` of `tests/guests`. Each round takes one thread on one CPU, then one on each of two CPUs at once;
+//! The guest is `tests/guests/smallest`. Each round takes one thread on one CPU, then one on each of two CPUs at once;
 //! a ratio is of one round. First requests are made to scripts that differ in one byte of a section that means nothing:
 //! they are as many files, loaded one after another, each called once.
 
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::figure::Spread;
 use crate::machine::Machine;
+use crate::peer::BODY;
 use crate::sys;
 use berth_isolate_host::compile::{Budget, Compiler};
 use berth_isolate_host::library::{Library, ScriptId};
@@ -68,7 +69,7 @@ async fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> R
         method: http::Method::GET,
         https: false,
         authority: Some("a.example".to_owned()),
-        path: "/hello".to_owned(),
+        path: "/".to_owned(),
         headers: http::HeaderMap::new(),
         body: None,
     };
@@ -76,8 +77,8 @@ async fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> R
     let reply = poll_fn(|cx| call.poll_head(cx)).await;
     let reply = reply.map_err(|fault| format!("the guest fails: {}", fault.detail))?;
     match reply.whole {
-        Some(body) if body == "hello\n" => Ok(()),
-        other => Err(format!("the guest says {other:?} instead of hello")),
+        Some(body) if body == BODY => Ok(()),
+        other => Err(format!("the guest says {other:?} instead of its greeting")),
     }
 }
 
@@ -139,11 +140,11 @@ fn round(script: &Script) -> Result<Round, String> {
 pub(crate) fn measure(
     rounds: u32,
     program: &Path,
-    guests: &Path,
+    smallest: &Path,
     large: Option<&Path>,
 ) -> Result<bool, Box<dyn Error>> {
-    let component = std::fs::read(guests)
-        .map_err(|error| format!("{}: {error}; `cargo xtask guests` builds it", guests.display()))?;
+    let component = std::fs::read(smallest)
+        .map_err(|error| format!("{}: {error}; `cargo xtask guests` builds it", smallest.display()))?;
     let folder = std::env::temp_dir().join(format!("berth-perf-isolate-{}", std::process::id()));
     let outcome = in_folder(&folder, rounds, program, &component, large);
     let _ = std::fs::remove_dir_all(&folder);

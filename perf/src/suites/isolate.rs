@@ -38,16 +38,16 @@ const SPINNING_FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const WAITING_FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// Beside wasmtime as it comes.
-pub(crate) const BESIDE_WASMTIME: [IsolateTrial; 4] = [
-    IsolateTrial::Hello(Beside::Wasmtime),
-    IsolateTrial::AskOther,
-    IsolateTrial::Delay(WAITING_FROM),
-    IsolateTrial::Delay(SPINNING_FROM),
-];
+pub(crate) const BESIDE_WASMTIME: [IsolateTrial; 1] = [IsolateTrial::Hello(Beside::Wasmtime)];
 /// Beside wasmtime with the same settings.
 pub(crate) const BESIDE_TUNED: [IsolateTrial; 1] = [IsolateTrial::Hello(Beside::Tuned)];
 /// Beside workerd.
 pub(crate) const BESIDE_WORKERD: [IsolateTrial; 1] = [IsolateTrial::Hello(Beside::Workerd)];
+/// With guests that ask others, beside wasmtime as it comes.
+pub(crate) const OF_ASKERS: [IsolateTrial; 1] = [IsolateTrial::AskOther];
+/// With guests that spin, beside wasmtime with interruptions: without them nobody else is answered.
+pub(crate) const OF_SPINNERS: [IsolateTrial; 2] =
+    [IsolateTrial::Delay(WAITING_FROM), IsolateTrial::Delay(SPINNING_FROM)];
 
 /// How each figure is taken.
 #[derive(Clone, Copy, Debug)]

@@ -106,6 +106,7 @@ class Answer:
     stream: int
     status: int | None = None
     headers: Headers = field(default_factory=list)
+    trailers: Headers = field(default_factory=list)
     length: int = 0
     hash: Any = field(default_factory=hashlib.sha256)
     data: bytearray | None = None
@@ -348,8 +349,10 @@ class Client(QuicConnectionProtocol):
             return
         if isinstance(event, HeadersReceived):
             status = dict(event.headers).get(b":status")
-            if status is not None:  # Else these are trailers.
+            if status is not None:
                 answer.status, answer.headers = int(status), list(event.headers)
+            else:
+                answer.trailers = list(event.headers)
             answer.ended |= event.stream_ended
         elif isinstance(event, DataReceived):
             answer.add(event.data)

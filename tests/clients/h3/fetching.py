@@ -4,11 +4,13 @@ import argparse
 import asyncio
 import hashlib
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from aioquic.h3.connection import ErrorCode
 from websockets.frames import Frame
 from websockets.protocol import Event, Protocol, Side
 
@@ -61,10 +63,28 @@ async def get(options: argparse.Namespace) -> Report:
         report = {
             "answers": tally(answers),
             "headers": headers,
+            "trailers": {name.decode(): value.decode() for name, value in answers[0].trailers},
             "alt_svc": headers.get("alt-svc"),
             "connection": client.facts(),
         }
         return must_be_whole(answers, report)
+
+
+async def hold(options: argparse.Namespace) -> Report:
+    """Opens requests, and gives them up at the first line of standard input: each, or their connection.
+
+    A connection that stays is closed at the end of standard input.
+    """
+    async with dial(options) as client:
+        head = client.head("GET", options.path)
+        answers = [client.open(head, ends=True) for _ in range(options.count)]
+        await asyncio.to_thread(sys.stdin.readline)
+        if options.how == "reset":
+            for answer in answers:
+                client.quic.stop_stream(answer.stream, ErrorCode.H3_REQUEST_CANCELLED)
+            client.transmit()
+            await asyncio.to_thread(sys.stdin.read)
+        return {"answers": tally(answers), "connection": client.facts()}
 
 
 async def echo(options: argparse.Namespace) -> Report:
@@ -167,6 +187,10 @@ def add_commands(add: Add) -> None:
     command.add_argument("--header", action="append", default=[], type=field, metavar="NAME:VALUE")
     command.add_argument("--count", type=int, default=1, help="how many requests")
     command.add_argument("--streams", type=int, default=1, help="how many at a time")
+    command = add("hold", hold)
+    command.add_argument("--path", default="/")
+    command.add_argument("--count", type=int, default=1, help="how many requests")
+    command.add_argument("--how", choices=["reset", "close"], default="reset")
     command = add("echo", echo)
     command.add_argument("--path", default="/echo")
     command.add_argument("--bytes", type=int, default=1 << 20)

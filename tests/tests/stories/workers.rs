@@ -62,7 +62,9 @@ fn a_worker_answers_over_each_version_of_http(driver: Driver) {
         curl(&["--head", "--output", "/dev/null", "--write-out", "%{http_code}", &node.http("/hello")]).ok(),
         "200"
     );
-    assert!(node.number("worker_calls") >= 5);
+    let said = curl(&["--head", &node.http("/length/10/0")]).ok().to_lowercase();
+    assert!(said.starts_with("http/1.1 200") && said.contains("content-length: 10\r\n"), "{said}");
+    assert!(node.number("worker_calls") >= 6);
     node.finish();
 }
 
@@ -222,7 +224,7 @@ fn what_is_deployed_survives_a_restart_and_damaged_code_is_made_anew(driver: Dri
     bytes[middle] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     let node = node.kill_and_restart();
-    // A thousand would be the same: all of them wait for the one load.
+    // All of them wait for the one load: a test of the library has a thousand.
     let clients: Vec<_> = (0..20).map(|_| start(curl_command().arg(node.http("/hello")))).collect();
     for client in clients {
         assert_eq!(finish(client).ok(), "hello\n", "what was changed is not run");
@@ -308,13 +310,13 @@ fn the_log_of_guests_can_be_followed(driver: Driver) {
 }
 
 /// A server of files that we did not write: Python's.
-struct FileServer {
+pub(crate) struct FileServer {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl FileServer {
-    fn start(folder: &std::path::Path) -> Self {
+    pub(crate) fn start(folder: &std::path::Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(python());
         command.args([
