@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
@@ -23,6 +24,9 @@ use berth_protocol::link::with_causes;
 
 use crate::compile::{self, CompileError, Compiler};
 use crate::engine::{Host, HostError, Script};
+
+/// How long nobody writes at one file.
+const HALF_WRITTEN_FOR: Duration = Duration::from_secs(3600);
 
 /// The SHA-256 of a component.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,7 +152,8 @@ impl Library {
     ) -> Result<Arc<Self>, OpenError> {
         let unusable = |source| OpenError::Folder { path: folder.to_owned(), source };
         for part in ["components", "code"] {
-            fs::create_dir_all(folder.join(part)).map_err(unusable)?;
+            let part = folder.join(part);
+            fs::create_dir_all(&part).and_then(|()| sweep(&part)).map_err(unusable)?;
         }
         let key = open_key(&folder.join("key")).map_err(unusable)?;
         let engine_name = compile::engine_name()?;
@@ -403,6 +408,19 @@ enum LoadFailed {
     Unknown,
     NotCompiled,
     Other(String),
+}
+
+/// Removes what somebody who was ended in the middle left half written. Another process may be writing now.
+fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_old = |modified: SystemTime| modified.elapsed().is_ok_and(|age| age > HALF_WRITTEN_FOR);
+        let half_written = entry.path().extension().is_some_and(|extension| extension == "new");
+        if half_written && entry.metadata().and_then(|data| data.modified()).is_ok_and(is_old) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// A thread that works through a queue as long as the library lives.

@@ -19,12 +19,13 @@ use berth_tests::network::{
 };
 use berth_tests::node::{Driver, Node, at_full_scale, binary, route, wait_until};
 use berth_tests::steered::{HTTP_PORT, HTTPS_PORT, Steered, pinned};
+use berth_tests::workers::{deploy, guests, upload, zone};
 use berth_tests::{on_both_drivers, once};
 
 on_both_drivers!(["root", "aioquic", "two cpus"]; packets_meet_their_cores,
     connections_live_on_when_a_newer_generation_takes_over);
 once!(["root", "aioquic", "two cpus"]; a_crowd_stays_on_its_cores_while_the_agent_dies);
-once!(["root", "two cpus"]; a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
+once!(["root", "two cpus"]; an_address_that_comes_later_is_refused_to_guests_too, a_train_of_two_generations_is_parted, what_is_explained_is_what_the_kernel_does, the_agent_may_die_at_any_time, nothing_is_left_behind, rights_that_are_missing_are_named,
     a_card_that_cannot_is_named, a_start_is_refused_while_sixteen_generations_run, an_agent_of_another_layout_is_taken_over, a_newer_program_takes_the_place_of_an_older_one);
 
 /// Programs for those who measure.
@@ -170,6 +171,31 @@ fn a_crowd_stays_on_its_cores_while_the_agent_dies() {
 }
 
 /// An id that the node of this table would have made.
+fn an_address_that_comes_later_is_refused_to_guests_too() {
+    let steered = Steered::build("auto");
+    let node = steered.start(steered.plan(Driver::Uring, ""));
+    steered.network.at_node(|| {
+        let id = upload(&node, guests());
+        deploy(&node, "guests", &zone(&["guests.example"], &id));
+    });
+    // Nobody is there, and nothing leads there.
+    let url = format!("http://{ADDRESS}:{HTTP_PORT}/fetch-error?url=http://9.9.9.9:9/");
+    let said = || {
+        let curl = || call("curl", &["--silent", "--header", "host: guests.example", &url]);
+        steered.network.at_client(curl).ok()
+    };
+    let change = |what: &str| {
+        let words = ["-netns", steered.network.node_name(), "address", what, "9.9.9.9/32", "dev", "lo"];
+        call("ip", &words).ok();
+    };
+    let first = said();
+    assert!(!first.contains("prohibited"), "{first}");
+    change("add");
+    wait_until("the node's new address is refused", || said().contains("prohibited"));
+    change("delete");
+    wait_until("it is refused no longer", || said() == first);
+}
+
 fn id_of(table: &Table, generation: u8, core: u8) -> [u8; CID_LEN] {
     let generation = Generation::new(generation).expect("there is such a generation");
     let there = Destination { server: 0, core, generation };

@@ -136,3 +136,20 @@ fn a_thousand_that_want_a_cold_script_wait_for_one_load() {
     let numbers = library.numbers();
     assert_eq!((numbers.compiles.load(Relaxed), numbers.loads.load(Relaxed)), (1, 1));
 }
+
+#[test]
+fn what_was_left_half_written_long_ago_is_removed() {
+    let folder = Folder::new("half-written");
+    drop(folder.library(1 << 20));
+    let file = |name: &str| {
+        let path = folder.0.join("components").join(name);
+        (fs::File::create(&path).unwrap(), path)
+    };
+    let [(old, gone), (_young, young), (kept, old_and_whole)] =
+        ["a.1-0.new", "b.1-1.new", "c.wasm"].map(file);
+    for file in [old, kept] {
+        file.set_modified(SystemTime::now() - HALF_WRITTEN_FOR * 2).unwrap();
+    }
+    drop(folder.library(1 << 20));
+    assert!(!gone.exists() && young.exists() && old_and_whole.exists());
+}
