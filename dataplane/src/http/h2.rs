@@ -28,7 +28,9 @@ use super::body::{BodyError, Piece, RequestBody, Source};
 use super::h2_meter::{Breach, Flood, FrameMeter, Reactions};
 use super::message::{Peer, Problem, Reply, Service, UpgradeWish};
 use super::prefixed::hand_out;
-use super::stream::{Head, OpenStream, OpenStreams, body, request as request_of, response, status_has_body};
+use super::stream::{
+    Head, OpenStream, OpenStreams, body, request as request_of, response, status_has_body, told_length,
+};
 use crate::drain::Draining;
 use crate::stats::CoreNumbers;
 
@@ -337,8 +339,8 @@ async fn send_reply<S: Service>(
     let Reply { status, headers, mut body, .. } = reply;
     let size = body.exact_size();
     let bodiless = head_only || size == Some(0) || !status_has_body(status);
-    let response =
-        response(core, core.alt_svc.value(peer), status, headers, size.filter(|_| status_has_body(status)));
+    let length = told_length(size, status, head_only);
+    let response = response(core, core.alt_svc.value(peer), status, headers, length);
     let mut stream = respond.send_response(response, bodiless)?;
     if bodiless {
         return Ok(());

@@ -86,6 +86,12 @@ pub(super) fn response<S>(
     response
 }
 
+/// The length to tell of a body of this size. An empty one of a reply to HEAD says nothing about that of GET: handlers
+/// leave it out, and may tell the length themselves.
+pub(super) fn told_length(size: Option<u64>, status: StatusCode, head_only: bool) -> Option<u64> {
+    size.filter(|&bytes| status_has_body(status) && !(head_only && bytes == 0))
+}
+
 /// Whether a reply with this status may have a body.
 pub(super) fn status_has_body(status: StatusCode) -> bool {
     !(status.is_informational() || matches!(status.as_u16(), 204 | 304))

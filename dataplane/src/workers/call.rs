@@ -111,9 +111,9 @@ fn begin<B: http_body::Body<Data = Bytes> + Unpin>(
     Call::new(script, limits, world, incoming)
 }
 
-/// The connection frames the reply, and it alone knows how.
+/// The connection frames the reply, and it alone knows how. What is said of a body that stays away is left.
 fn clean(reply: &mut Reply) {
-    if reply.body.exact_size().is_some() {
+    if reply.body.exact_size().is_some_and(|bytes| bytes > 0) {
         reply.headers.remove(header::CONTENT_LENGTH);
     }
 }

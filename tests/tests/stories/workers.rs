@@ -62,9 +62,11 @@ fn a_worker_answers_over_each_version_of_http(driver: Driver) {
         curl(&["--head", "--output", "/dev/null", "--write-out", "%{http_code}", &node.http("/hello")]).ok(),
         "200"
     );
-    let said = curl(&["--head", &node.http("/length/10/0")]).ok().to_lowercase();
-    assert!(said.starts_with("http/1.1 200") && said.contains("content-length: 10\r\n"), "{said}");
-    assert!(node.number("worker_calls") >= 6);
+    for flag in ["--http1.1", "--http2-prior-knowledge"] {
+        let said = curl(&["--head", flag, &node.http("/length/10/0")]).ok().to_lowercase();
+        assert!(said.contains(" 200") && said.contains("content-length: 10\r\n"), "{flag}: {said}");
+    }
+    assert!(node.number("worker_calls") >= 7);
     node.finish();
 }
 

@@ -37,7 +37,9 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use super::Core;
 use super::body::{Body, BodyError, Piece, RequestBody, Source};
 use super::message::{OnUpgrade, Peer, Problem, Reply, Service, UpgradeWish};
-use super::stream::{self, OpenStream, OpenStreams, body, request as request_of, response, status_has_body};
+use super::stream::{
+    self, OpenStream, OpenStreams, body, request as request_of, response, status_has_body, told_length,
+};
 use super::websocket;
 use crate::drain::Draining;
 use crate::quic::{Connection, Lost, RecvStream, SendStream, StreamEnd};
@@ -369,7 +371,7 @@ async fn send_reply<S>(
     let Reply { status, headers, mut body, .. } = reply;
     let size = body.exact_size();
     let bodiless = head_only || size == Some(0) || !status_has_body(status);
-    let response = response(core, None, status, headers, size.filter(|_| status_has_body(status)));
+    let response = response(core, None, status, headers, told_length(size, status, head_only));
     let mut out = Vec::with_capacity(HEAD_ROOM);
     head::reply(&mut out, status, response.headers());
     match (&mut body, size) {
