@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
@@ -24,7 +25,7 @@ use crate::wasi::cli::Exited;
 use crate::wasi::fields::Fields;
 use crate::wasi::incoming::IncomingRequest;
 use crate::wasi::outgoing::ResponseOutparam;
-use crate::world::{Later, World};
+use crate::world::{Asked, Later, Promise, WayOut, World};
 
 /// Bytes that a guest may hand to the host in one call.
 const CALL_BYTES: usize = 4 << 20;
@@ -110,6 +111,9 @@ pub struct Call<B> {
     alarm: Option<Later<()>>,
     feed: Option<Feed<B>>,
     reply: Option<Reader>,
+    way_out: Rc<dyn WayOut>,
+    /// What the guest waits for from others.
+    asked: Vec<(Asked, Promise)>,
     /// How often a head that is there was held back.
     held: u8,
     _running: Running,
@@ -123,7 +127,13 @@ struct Feed<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Call<B> {
     /// Begins a call. Nothing of the guest runs before the first poll.
-    pub fn new(script: &Script, limits: &Arc<Limits>, world: Arc<dyn World>, request: Incoming<B>) -> Self {
+    pub fn new(
+        script: &Script,
+        limits: &Arc<Limits>,
+        world: Arc<dyn World>,
+        way_out: Rc<dyn WayOut>,
+        request: Incoming<B>,
+    ) -> Self {
         let (writer, reader) = pipe();
         let feed = match request.body {
             Some(body) => Some(Feed { body, writer }),
@@ -157,6 +167,8 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
             alarm: None,
             feed,
             reply: None,
+            way_out,
+            asked: Vec::new(),
             held: 0,
             _running: script.clock.run(),
         }
@@ -227,20 +239,47 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
             let Some(guest) = &mut self.guest else { return Poll::Ready(Ok(())) };
             self.state.made_room.store(false, Relaxed);
             if let Poll::Ready((outcome, refusal)) = self.state.meter.measure(|| guest.as_mut().poll(cx)) {
-                self.guest = None;
-                self.feed = None;
+                self.end();
                 return Poll::Ready(outcome.map_err(|error| fault(&error, refusal)));
             }
-            if self.feed(cx).is_pending() {
+            let is_fed = self.feed(cx).is_ready();
+            if self.ask(cx).is_pending() && !is_fed {
                 break;
             }
         }
         let alarm = self.alarm.get_or_insert_with(|| self.world.sleep(self.wall));
         ready!(alarm.as_mut().poll(cx));
-        self.guest = None;
-        self.feed = None;
+        self.end();
         let detail = format!("it ran for {:?}", self.wall);
         Poll::Ready(Err(Fault { kind: FaultKind::Limit(Limit::Wall), detail }))
+    }
+
+    /// With the guest ends what was on its way to it.
+    fn end(&mut self) {
+        self.guest = None;
+        self.feed = None;
+        self.asked.clear();
+    }
+
+    /// Goes on with what the guest asked of others, at once: a reply that is made in this process needs no turn of its own.
+    /// Ready when there is one.
+    fn ask(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sent = std::mem::take(&mut *self.state.sent());
+        self.asked.extend(sent.into_iter().map(|(request, promise)| (self.way_out.ask(request), promise)));
+        let before = self.asked.len();
+        self.asked.retain_mut(|(reply, promise)| {
+            if promise.is_given_up() {
+                return false;
+            }
+            match reply.as_mut().poll(cx) {
+                Poll::Pending => true,
+                Poll::Ready(reply) => {
+                    promise.keep(reply);
+                    false
+                }
+            }
+        });
+        if self.asked.len() < before { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Moves a piece of the request's body towards the guest, if it wants one. Ready when one was moved.

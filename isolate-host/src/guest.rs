@@ -11,7 +11,7 @@ use crate::ErrorCode;
 use crate::limits::{Growth, Limit, Limits, Meter};
 use crate::pipe::Reader;
 use crate::wasi::cli::Log;
-use crate::world::World;
+use crate::world::{Outbound, Promise, World};
 
 /// The data of one store.
 pub(crate) struct Guest {
@@ -27,6 +27,8 @@ pub(crate) struct Guest {
 
 /// What a call's guest and the task that polls it share.
 pub(crate) struct CallState {
+    /// What the guest sent since it was polled last.
+    sent: Mutex<Vec<(Outbound, Promise)>>,
     /// Whether the request is one for the head of a reply.
     pub(crate) of_head: bool,
     answer: Mutex<Answer>,
@@ -52,7 +54,11 @@ pub(crate) enum Answer {
 impl CallState {
     pub(crate) fn new(of_head: bool) -> Self {
         let (answer, meter) = (Mutex::new(Answer::None), Meter::new());
-        Self { of_head, answer, meter, made_room: AtomicBool::new(false) }
+        Self { sent: Mutex::default(), of_head, answer, meter, made_room: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn sent(&self) -> MutexGuard<'_, Vec<(Outbound, Promise)>> {
+        self.sent.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn answer(&self) -> MutexGuard<'_, Answer> {

@@ -24,7 +24,7 @@ pub use bindings::wasi::http::types::{DnsErrorPayload, ErrorCode};
 pub use call::{Call, Fault, FaultKind, Incoming, Reply};
 pub use engine::{Host, HostError, Script, Settings};
 pub use limits::{Limit, Limits};
-pub use world::{Inbound, Later, Outbound, Promise, Stream, World};
+pub use world::{Asked, Inbound, Later, Outbound, Stream, WayOut, World};
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! Guests in their sandboxes, in this process: the components of `tests/guests`, which `cargo xtask test` builds before.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn, ready};
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -15,8 +16,8 @@ use http_body::Frame;
 
 use crate::engine::{Host, Script, Settings};
 use crate::{
-    Call, ErrorCode, Fault, FaultKind, Inbound, Incoming, Later, Limit, Limits, Outbound, Promise, Stream,
-    World, compile, pipe,
+    Asked, Call, ErrorCode, Fault, FaultKind, Inbound, Incoming, Later, Limit, Limits, Outbound, Stream,
+    WayOut, World, compile, pipe,
 };
 
 /// The component that `cargo xtask test` built.
@@ -105,23 +106,6 @@ impl World for Remembers {
         }))
     }
 
-    fn send(&self, request: Outbound, promise: Promise) {
-        self.sent.lock().unwrap().push(format!("{} {}{}", request.method, request.authority, request.path));
-        if request.path == "/refused" {
-            return promise.keep(Err(ErrorCode::ConnectionRefused));
-        }
-        if request.path == "/never" {
-            return std::mem::forget(promise);
-        }
-        let body = request.body.unwrap_or_else(|| {
-            let (writer, reader) = pipe::pipe();
-            writer.push(Bytes::from_static(b"from the origin, origin of all"));
-            writer.finish(None);
-            reader
-        });
-        promise.keep(Ok(Inbound { status: 200, headers: request.headers, body }));
-    }
-
     fn log(&self, stream: Stream, line: &[u8]) {
         self.lines.lock().unwrap().push(format!("{stream:?}: {}", String::from_utf8_lossy(line)));
     }
@@ -136,6 +120,25 @@ impl World for Remembers {
 
     fn secret(&self, name: &str) -> Option<String> {
         (name == "key").then(|| "secret".to_owned())
+    }
+}
+
+impl WayOut for Arc<Remembers> {
+    fn ask(&self, request: Outbound) -> Asked {
+        self.sent.lock().unwrap().push(format!("{} {}{}", request.method, request.authority, request.path));
+        if request.path == "/refused" {
+            return Box::pin(ready(Err(ErrorCode::ConnectionRefused)));
+        }
+        if request.path == "/never" {
+            return Box::pin(pending());
+        }
+        let body = request.body.unwrap_or_else(|| {
+            let (writer, reader) = pipe::pipe();
+            writer.push(Bytes::from_static(b"from the origin, origin of all"));
+            writer.finish(None);
+            reader
+        });
+        Box::pin(ready(Ok(Inbound { status: 200, headers: request.headers, body })))
     }
 }
 
@@ -211,7 +214,8 @@ impl Ask<'_> {
             headers,
             body: self.body,
         };
-        Call::new(script, &Arc::new(self.limits), self.world, incoming)
+        let way_out = Rc::new(Arc::clone(&self.world));
+        Call::new(script, &Arc::new(self.limits), self.world, way_out, incoming)
     }
 
     fn see(self) -> Result<Seen, Fault> {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
@@ -23,14 +23,10 @@ pub enum Stream {
     Err,
 }
 
-/// What a call of a guest reaches: time, configuration, the log, and others by requests. Every request that leaves goes
-/// through here; what is allowed is decided behind it.
+/// What a call of a guest reaches inside: time, configuration, and the log.
 pub trait World: Send + Sync + 'static {
     /// A future that is ready after `time`.
     fn sleep(&self, time: Duration) -> Later<()>;
-
-    /// Sends a request on its way, and keeps the promise when the reply's head comes.
-    fn send(&self, request: Outbound, promise: Promise);
 
     /// A line that the guest logged, without its end.
     fn log(&self, stream: Stream, line: &[u8]);
@@ -43,6 +39,16 @@ pub trait World: Send + Sync + 'static {
 
     /// A secret, which only `wasi:config` gives, and only to who knows its name.
     fn secret(&self, name: &str) -> Option<String>;
+}
+
+/// The reply to a request, once its head is there. It stays on the thread of the call.
+pub type Asked = Pin<Box<dyn Future<Output = Result<Inbound, ErrorCode>>>>;
+
+/// The way out of a call: how its guest reaches others. Every request that leaves goes through here; what is allowed is
+/// decided behind it.
+pub trait WayOut {
+    /// Asks somebody. The call goes on with it whenever it is polled itself, and drops it with its guest.
+    fn ask(&self, request: Outbound) -> Asked;
 }
 
 /// A request that a guest sends.
@@ -89,80 +95,49 @@ enum State {
     GivenUp,
 }
 
+/// The promise of a reply. Nobody is woken when it is kept: the call that keeps it polls its guest next.
 #[derive(Debug)]
-struct Shared {
-    state: State,
-    waits: Option<Waker>,
-    works: Option<Waker>,
-}
-
-/// The promise of a reply. Dropped, it is broken: the guest sees an internal error.
-#[derive(Debug)]
-pub struct Promise(Arc<Mutex<Shared>>);
+pub(crate) struct Promise(Arc<Mutex<State>>);
 
 /// What the guest waits on.
 #[derive(Debug)]
-pub(crate) struct Promised(Arc<Mutex<Shared>>);
+pub(crate) struct Promised(Arc<Mutex<State>>);
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 pub(crate) fn promise() -> (Promise, Promised) {
-    let shared = Arc::new(Mutex::new(Shared { state: State::Open, waits: None, works: None }));
-    (Promise(Arc::clone(&shared)), Promised(shared))
+    let state = Arc::new(Mutex::new(State::Open));
+    (Promise(Arc::clone(&state)), Promised(state))
 }
 
 impl Promise {
-    /// Keeps it.
-    pub fn keep(self, reply: Result<Inbound, ErrorCode>) {
-        self.settle(reply);
-    }
-
-    fn settle(&self, reply: Result<Inbound, ErrorCode>) {
-        let mut shared = lock(&self.0);
-        if matches!(shared.state, State::Open) {
-            shared.state = State::Kept(reply);
+    pub(crate) fn keep(&self, reply: Result<Inbound, ErrorCode>) {
+        let mut state = lock(&self.0);
+        if matches!(*state, State::Open) {
+            *state = State::Kept(reply);
         }
-        let waker = shared.waits.take();
-        drop(shared);
-        waker.into_iter().for_each(Waker::wake);
     }
 
-    /// Waits until nobody wants the reply any more.
-    pub fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut shared = lock(&self.0);
-        if matches!(shared.state, State::GivenUp) {
-            return Poll::Ready(());
-        }
-        shared.works = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        self.settle(Err(ErrorCode::InternalError(None)));
+    /// Whether nobody wants the reply any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(*lock(&self.0), State::GivenUp)
     }
 }
 
 impl Promised {
-    pub(crate) fn poll_kept(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut shared = lock(&self.0);
-        if !matches!(shared.state, State::Open) {
-            return Poll::Ready(());
-        }
-        shared.waits = Some(cx.waker().clone());
-        Poll::Pending
+    pub(crate) fn poll_kept(&self) -> Poll<()> {
+        if matches!(*lock(&self.0), State::Open) { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// The reply, once; `None` while there is none, `Some(None)` when it was taken.
     pub(crate) fn take(&self) -> Option<Option<Result<Inbound, ErrorCode>>> {
-        let mut shared = lock(&self.0);
-        match std::mem::replace(&mut shared.state, State::Taken) {
+        let mut state = lock(&self.0);
+        match std::mem::replace(&mut *state, State::Taken) {
             State::Kept(reply) => Some(Some(reply)),
             State::Open => {
-                shared.state = State::Open;
+                *state = State::Open;
                 None
             }
             State::Taken | State::GivenUp => Some(None),
@@ -172,10 +147,6 @@ impl Promised {
 
 impl Drop for Promised {
     fn drop(&mut self) {
-        let mut shared = lock(&self.0);
-        shared.state = State::GivenUp;
-        let waker = shared.works.take();
-        drop(shared);
-        waker.into_iter().for_each(Waker::wake);
+        *lock(&self.0) = State::GivenUp;
     }
 }

@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
-use berth_isolate_host::{Call, ErrorCode, Fault, FaultKind, Incoming, Limit, Limits, Script};
+use berth_isolate_host::{Call, ErrorCode, Fault, FaultKind, Incoming, Limit, Script};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::{Frame, SizeHint};
 
 use super::CoreWorkers;
+use super::send::Way;
 use super::world::{CallWorld, Context};
 use crate::enforce::{Admitted, Instantiate, admit};
 use crate::http::body::{Body, BodyError};
@@ -51,7 +52,7 @@ impl CoreWorkers {
     }
 
     /// Calls a worker.
-    pub(super) async fn call<B>(&self, context: Arc<Context>, mut incoming: Incoming<B>) -> Reply
+    pub(super) async fn call<B>(self: Rc<Self>, context: Arc<Context>, mut incoming: Incoming<B>) -> Reply
     where
         B: http_body::Body<Data = Bytes> + Unpin + 'static,
     {
@@ -77,8 +78,8 @@ impl CoreWorkers {
             }
         };
         tell_guest(&mut incoming.headers, &context);
-        let world = Arc::new(CallWorld(Arc::clone(&context)));
-        let mut call = begin(&admitted, &script, &context.worker.limits, world, incoming);
+        let way_out = Rc::new(Way { core: Rc::clone(&self), context: Arc::clone(&context) });
+        let mut call = begin(&admitted, &script, &context, way_out, incoming);
         match std::future::poll_fn(|cx| call.poll_head(cx)).await {
             Ok(head) => {
                 let body = match head.whole {
@@ -104,11 +105,12 @@ impl CoreWorkers {
 fn begin<B: http_body::Body<Data = Bytes> + Unpin>(
     _admitted: &Admitted<Instantiate<'_>>,
     script: &Script,
-    limits: &Arc<Limits>,
-    world: Arc<CallWorld>,
+    context: &Arc<Context>,
+    way_out: Rc<Way>,
     incoming: Incoming<B>,
 ) -> Call<B> {
-    Call::new(script, limits, world, incoming)
+    let world = Arc::new(CallWorld(Arc::clone(context)));
+    Call::new(script, &context.worker.limits, world, way_out, incoming)
 }
 
 /// The connection frames the reply, and it alone knows how. What is said of a body that stays away is left.

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use berth_isolate_host::compile::{Budget, CompileError, Compiler};
 use berth_isolate_host::library::{Entry, Library, OpenError, ScriptId};
 use berth_isolate_host::{Host, HostError, Settings as HostSettings};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
 use crate::clock;
 use crate::enforce::{Enforce, SafeDefaults};
@@ -210,8 +210,6 @@ impl CoreWorkers {
         outgoing: &Arc<ClientNumbers>,
     ) -> Rc<Self> {
         Host::enter_thread();
-        // Their number is bounded by what each call may send and by the calls that run.
-        let (sends, sent) = mpsc::unbounded_channel();
         let client = Client::new(
             CoreResolver::new(Arc::clone(&workers.resolvers)),
             Arc::clone(&workers.reach) as Arc<dyn Enforce>,
@@ -219,14 +217,12 @@ impl CoreWorkers {
             ClientOptions::default(),
             Arc::clone(outgoing),
         );
-        let core = Rc::new(Self {
+        Rc::new(Self {
             client,
             workers: Arc::clone(workers),
-            links: Arc::new(CoreLinks { sends, lines: workers.lines.clone(), numbers: Arc::clone(numbers) }),
+            links: Arc::new(CoreLinks { lines: workers.lines.clone(), numbers: Arc::clone(numbers) }),
             next_request: Cell::new(first_request(index)),
-        });
-        berth_runtime::spawn(send::run(Rc::downgrade(&core), sent));
-        core
+        })
     }
 
     /// The zones.

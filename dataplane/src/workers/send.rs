@@ -3,15 +3,17 @@
 //! A guest's request to another zone has an outside client's rights: it goes through the routes of that zone like any
 //! other, and its guest gets nothing of the one that asked. A request to the guest's own zone goes to the zone's origin;
 //! the zone's workers do not answer their own.
+//!
+//! The call that asked goes on with what it asked in its own task: on the bill of the same client, before the core turns
+//! to others, and no longer than its guest lives.
 
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use berth_isolate_host::pipe;
-use berth_isolate_host::{ErrorCode, Inbound, Incoming, Outbound, Promise};
+use berth_isolate_host::{Asked, ErrorCode, Inbound, Incoming, Outbound, WayOut};
 use bytes::Bytes;
 use http::{HeaderValue, Uri};
-use tokio::sync::mpsc;
 
 use super::CoreWorkers;
 use super::out::pump;
@@ -25,31 +27,15 @@ use crate::zones::{Handler, Zone};
 /// Calls that may stand above one another. Each holds an instance.
 const DEPTH_MAX: u8 = 8;
 
-/// A request that a guest sent.
-pub(super) struct Sent {
-    pub(super) request: Outbound,
-    pub(super) promise: Promise,
+/// The way out of a call.
+pub(super) struct Way {
+    pub(super) core: Rc<CoreWorkers>,
     pub(super) context: Arc<Context>,
 }
 
-/// Sends what the guests of a core send, each on a task of its own.
-pub(super) async fn run(core: Weak<CoreWorkers>, mut sent: mpsc::UnboundedReceiver<Sent>) {
-    while let Some(Sent { request, promise, context }) = sent.recv().await {
-        let Some(core) = core.upgrade() else { return };
-        berth_runtime::spawn(async move {
-            let reply = {
-                let mut asked = std::pin::pin!(core.send(request, context));
-                std::future::poll_fn(|cx| match asked.as_mut().poll(cx) {
-                    std::task::Poll::Ready(reply) => std::task::Poll::Ready(Some(reply)),
-                    // A guest that ended, or does not want it any more, ends what it asked for.
-                    std::task::Poll::Pending => promise.poll_given_up(cx).map(|()| None),
-                })
-                .await
-            };
-            if let Some(reply) = reply {
-                promise.keep(reply);
-            }
-        });
+impl WayOut for Way {
+    fn ask(&self, request: Outbound) -> Asked {
+        Box::pin(Rc::clone(&self.core).send(request, Arc::clone(&self.context)))
     }
 }
 

@@ -1,14 +1,13 @@
-//! The world of a guest's call: time of its core, its configuration, the log, and the way out.
+//! The world of a guest's call: time of its core, its configuration, and the log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_isolate_host::{Later, Outbound, Promise, Stream, World};
+use berth_isolate_host::{Later, Stream, World};
 use serde::Serialize;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
-use super::send::Sent;
 use crate::stats::CoreNumbers;
 use crate::zones::{Worker, Zone};
 
@@ -45,8 +44,6 @@ pub(super) struct Context {
 
 /// What calls reach of their core. One for each core, so that no call touches a count that other cores share.
 pub(super) struct CoreLinks {
-    /// What guests send, to the task that sends it.
-    pub(super) sends: mpsc::UnboundedSender<Sent>,
     pub(super) lines: broadcast::Sender<Arc<GuestLine>>,
     pub(super) numbers: Arc<CoreNumbers>,
 }
@@ -92,11 +89,6 @@ pub(super) struct CallWorld(pub(super) Arc<Context>);
 impl World for CallWorld {
     fn sleep(&self, time: Duration) -> Later<()> {
         Box::pin(berth_runtime::sleep(time))
-    }
-
-    fn send(&self, request: Outbound, promise: Promise) {
-        // A core that ends has no such task any more, and breaks the promise.
-        let _ = self.0.core.sends.send(Sent { request, promise, context: Arc::clone(&self.0) });
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {

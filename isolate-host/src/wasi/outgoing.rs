@@ -501,7 +501,7 @@ impl outgoing_handler::Host for Guest {
         };
         self.outgoing_left = left;
         let (promise, promised) = promise();
-        self.world.send(outbound, promise);
+        self.call.sent().push((outbound, promise));
         Ok(Ok(self.push(FutureIncomingResponse(promised))?))
     }
 }
@@ -534,7 +534,7 @@ fn seal(request: OutgoingRequest, options: &RequestOptions) -> Result<Outbound, 
 #[async_trait]
 impl Pollable for FutureIncomingResponse {
     async fn ready(&mut self) {
-        poll_fn(|cx| self.0.poll_kept(cx)).await;
+        poll_fn(|_| self.0.poll_kept()).await;
     }
 }
 

@@ -15,6 +15,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ use crate::sys;
 use berth_isolate_host::compile::{Budget, Compiler};
 use berth_isolate_host::library::{Library, ScriptId};
 use berth_isolate_host::{
-    Call, Host, Incoming, Later, Limits, Outbound, Promise, Script, Settings, Stream, World,
+    Asked, Call, Host, Incoming, Later, Limits, Outbound, Script, Settings, Stream, WayOut, World,
 };
 use tokio::runtime::Runtime;
 
@@ -49,7 +50,6 @@ impl World for Nowhere {
     fn sleep(&self, _time: Duration) -> Later<()> {
         Box::pin(std::future::pending())
     }
-    fn send(&self, _request: Outbound, _promise: Promise) {}
     fn log(&self, _stream: Stream, _line: &[u8]) {}
     fn log_is_cut(&self) {}
     fn variables(&self) -> &[(String, String)] {
@@ -57,6 +57,12 @@ impl World for Nowhere {
     }
     fn secret(&self, _name: &str) -> Option<String> {
         None
+    }
+}
+
+impl WayOut for Nowhere {
+    fn ask(&self, _request: Outbound) -> Asked {
+        Box::pin(std::future::pending())
     }
 }
 
@@ -73,7 +79,7 @@ async fn hello(script: &Script, limits: &Arc<Limits>, world: &Arc<Nowhere>) -> R
         headers: http::HeaderMap::new(),
         body: None,
     };
-    let mut call = Call::new(script, limits, Arc::clone(world) as Arc<dyn World>, incoming);
+    let mut call = Call::new(script, limits, Arc::clone(world) as Arc<dyn World>, Rc::new(Nowhere), incoming);
     let reply = poll_fn(|cx| call.poll_head(cx)).await;
     let reply = reply.map_err(|fault| format!("the guest fails: {}", fault.detail))?;
     match reply.whole {
