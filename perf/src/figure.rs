@@ -112,13 +112,23 @@ impl Figure {
 }
 
 impl Bar {
+    /// Whether a median is on the good side.
+    pub(crate) fn is_met_by(self, median: f64) -> bool {
+        match self {
+            Self::AtLeast(bar) => median >= bar,
+            Self::AtMost(bar) => median <= bar,
+            Self::NearOne(tolerance) => (median - 1.0).abs() <= tolerance,
+            Self::Told => true,
+        }
+    }
+
     fn judge(self, spread: Spread) -> Verdict {
         let (all, none) = match self {
             Self::AtLeast(bar) => (spread.min >= bar, spread.max < bar),
             Self::AtMost(bar) => (spread.max <= bar, spread.min > bar),
             // A peer against itself fails only when the median is off and no round contradicts it.
-            Self::NearOne(tolerance) => {
-                let off = (spread.median - 1.0).abs() > tolerance;
+            Self::NearOne(_) => {
+                let off = !self.is_met_by(spread.median);
                 (!off, off && (spread.min > 1.0 || spread.max < 1.0))
             }
             Self::Told => return Verdict::Told,

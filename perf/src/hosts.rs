@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::peer::{BODY, Peer, PeerError, Site};
 use crate::peers::Berth;
-use crate::tool::{self, WASMTIME, WORKERD};
+use crate::tool::{WASMTIME, WORKERD};
 
 /// The host name of the zone that asks; the address is that of the zone which answers.
 pub(crate) const ASKING: &str = "asking.example";
@@ -140,7 +140,7 @@ impl Peer for WasmtimeServe {
     }
 
     fn version(&self) -> Result<String, PeerError> {
-        Ok(tool::first_line_of(Command::new(WASMTIME.ensure()?).arg("--version")))
+        Ok(WASMTIME.version()?)
     }
 
     fn configuration(&self, _site: &Site) -> String {
@@ -177,7 +177,7 @@ impl Peer for Workerd {
     }
 
     fn version(&self) -> Result<String, PeerError> {
-        Ok(tool::first_line_of(Command::new(WORKERD.ensure()?).arg("--version")))
+        Ok(WORKERD.version()?)
     }
 
     fn configuration(&self, site: &Site) -> String {

@@ -167,7 +167,8 @@ fn verdict_text(figure: &FigureReport) -> String {
     }
 }
 
-fn bar_text(judged: Judged, bar: Bar, ours: &str) -> String {
+/// The bar as people write it.
+pub(crate) fn bar_text(judged: Judged, bar: Bar, ours: &str) -> String {
     let whose = if judged == Judged::Ours { format!("{ours} ") } else { String::new() };
     match bar {
         Bar::AtLeast(bar) => format!("{whose}≥ {}", number(bar)),

@@ -119,6 +119,11 @@ impl Fetched {
             .map_err(|error| failed(format!("it has no {}: {error}", self.program)))?;
         Ok(program)
     }
+
+    /// As [`Tool::version`].
+    pub(crate) fn version(self) -> Result<String, ToolError> {
+        Ok(first_line_of(Command::new(self.ensure()?).arg("--version")))
+    }
 }
 
 /// What a program prints first, with its exit code ignored: wrk prints its version and exits 1.

@@ -12,6 +12,16 @@ pub fn local(trie: &str, list: &str) -> Vec<IpAddr> {
     parse_v4(trie).into_iter().map(IpAddr::V4).chain(parse_v6(list).map(IpAddr::V6)).collect()
 }
 
+/// Those that clients elsewhere can have sent to: all but loopback and link-local ones.
+pub fn reachable(trie: &str, list: &str) -> Vec<IpAddr> {
+    let mut found = local(trie, list);
+    found.retain(|address| match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    });
+    found
+}
+
 /// Each address stands in front of a line that calls it a host of its own, which is local.
 fn parse_v4(trie: &str) -> Vec<Ipv4Addr> {
     let mut last = None;
@@ -70,5 +80,13 @@ nonsense
         let found = local(TRIE, LIST);
         let wanted = ["127.0.0.1", "192.0.2.1", "fe80::c8f5:c0ff:fe0a:5b01", "2001:db8::1", "::1"];
         assert_eq!(found, wanted.map(|text| text.parse::<IpAddr>().unwrap()));
+    }
+
+    #[test]
+    fn addresses_that_clients_elsewhere_can_reach_are_found_once() {
+        assert_eq!(
+            reachable(TRIE, LIST),
+            ["192.0.2.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap())
+        );
     }
 }

@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::figure::Spread;
+use crate::figure::{Bar, Judged, Spread};
 use crate::machine::Machine;
 use crate::peer::BODY;
+use crate::report::bar_text;
 use crate::sys;
 use berth_isolate_host::compile::{Budget, Compiler};
 use berth_isolate_host::library::{Library, ScriptId};
@@ -157,25 +158,15 @@ pub(crate) fn measure(
     outcome
 }
 
-/// Whether lower or higher is better than a bar.
-#[derive(Clone, Copy)]
-enum Bar {
-    AtMost(f64),
-    AtLeast(f64),
-    Told,
-}
-
-/// Prints a figure, and tells whether it meets its bar.
+/// Prints a figure, and tells whether its median meets the bar.
 fn show(what: &str, values: &[f64], bar: Bar) -> bool {
-    let Some(figure) = Spread::of(values) else { return false };
-    let (met, verdict) = match bar {
-        Bar::Told => (true, String::new()),
-        Bar::AtMost(most) => (figure.median <= most, format!("  bar ≤ {most}")),
-        Bar::AtLeast(least) => (figure.median >= least, format!("  bar ≥ {least}")),
+    let Some(Spread { min, median, max }) = Spread::of(values) else { return false };
+    let met = bar.is_met_by(median);
+    let verdict = match bar {
+        Bar::Told => String::new(),
+        bar => format!("  bar {}{}", bar_text(Judged::Ratio, bar, ""), if met { "" } else { ": missed" }),
     };
-    let Spread { median, min, max } = figure;
-    let miss = if met { "" } else { ": missed" };
-    println!("{what:<50} {median:>10.2} [{min:.2}, {max:.2}]{verdict}{miss}");
+    println!("{what:<50} {median:>10.2} [{min:.2}, {max:.2}]{verdict}");
     met
 }
 
