@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 
+use crate::object::{Epoch, ObjectKey};
+
 /// Names a question of one core, so that its reply finds who asked. Chosen by the asker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
@@ -20,6 +22,53 @@ pub enum Envelope {
     Reply(Box<ReplyEnvelope>),
     /// A datagram that came to the wrong core.
     Datagram(Box<DatagramEnvelope>),
+    /// A message for an object. Its reply is a [`Envelope::Reply`], straight to who asked.
+    Letter(Box<LetterEnvelope>),
+    /// An object worker that moves to the receiver.
+    Arrival(Box<ArrivalEnvelope>),
+}
+
+/// A message for an object, on its way to the core that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterEnvelope {
+    /// Which object.
+    pub object: ObjectKey,
+    /// Its zone.
+    pub zone: Box<str>,
+    /// Its class.
+    pub class: Box<str>,
+    /// Its name, if the id comes from one.
+    pub name: Option<Box<str>>,
+    /// The core that waits for the reply.
+    pub asker: u16,
+    /// What the reply must carry: a ticket of that core.
+    pub ticket: Ticket,
+    /// The method.
+    pub method: Bytes,
+    /// The whole URL.
+    pub url: Box<str>,
+    /// Header names and values.
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// The whole body.
+    pub body: Bytes,
+    /// The client whose request it is, or led to it.
+    pub client: IpAddr,
+    /// The number of that request.
+    pub request: u64,
+    /// How many hops it has made, this one included.
+    pub hops: u8,
+}
+
+/// An object worker on its way to another core of the node. Its instance is no plain data: it waits in the node's harbour
+/// for who gets this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArrivalEnvelope {
+    /// Which object.
+    pub object: ObjectKey,
+    /// The epoch that it keeps.
+    pub epoch: Epoch,
+    /// The messages that waited for it, the oldest first.
+    pub waiting: Vec<LetterEnvelope>,
 }
 
 /// A request for another core.

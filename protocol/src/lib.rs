@@ -9,6 +9,13 @@
 pub mod addresses;
 mod envelope;
 pub mod link;
+pub mod object;
+pub mod ownership;
+pub mod record;
 pub mod toss;
+pub mod waits;
 
-pub use envelope::{Crossing, DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
+pub use envelope::{
+    ArrivalEnvelope, Crossing, DatagramEnvelope, Envelope, LetterEnvelope, ReplyEnvelope, RequestEnvelope,
+    Ticket,
+};
