@@ -9,23 +9,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::{Body, Frame};
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::Store;
 
 use crate::ErrorCode;
-use crate::engine::{Running, Script};
-use crate::guest::{Answer, CallState, Guest, Head, LimitFell};
+use crate::drive::{Errands, Wall, fault, prepare};
+use crate::engine::{Code, Running, Script};
+use crate::guest::{Answer, CallState, Guest, Head};
 use crate::limits::{Limit, Limits};
 use crate::pipe::{Reader, Writer, pipe};
-use crate::wasi::cli::Exited;
 use crate::wasi::fields::Fields;
 use crate::wasi::incoming::IncomingRequest;
 use crate::wasi::outgoing::ResponseOutparam;
-use crate::world::{Asked, Later, Promise, WayOut, World};
+use crate::world::{WayOut, World};
 
 /// Bytes that a guest may hand to the host in one call.
 const CALL_BYTES: usize = 4 << 20;
@@ -106,14 +105,10 @@ pub struct Call<B> {
     guest: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
     state: Arc<CallState>,
     world: Arc<dyn World>,
-    wall: Duration,
-    /// Made when the guest first waits.
-    alarm: Option<Later<()>>,
+    wall: Wall,
     feed: Option<Feed<B>>,
     reply: Option<Reader>,
-    way_out: Rc<dyn WayOut>,
-    /// What the guest waits for from others.
-    asked: Vec<(Asked, Promise)>,
+    errands: Errands,
     /// How often a head that is there was held back.
     held: u8,
     _running: Running,
@@ -152,23 +147,21 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
             headers: Fields::received(request.headers),
             body: Some(reader),
         };
-        let pre = script.pre.clone();
+        let (engine, code) = (script.engine().clone(), script.code.clone());
         let guest = async move {
-            let mut store = Store::new(pre.engine(), data);
-            prepare(&mut store);
-            let outcome = run(&pre, &mut store, request).await;
+            let mut store = Store::new(&engine, data);
+            prepare(&mut store, CALL_BYTES);
+            let outcome = run(&code, &mut store, request).await;
             (outcome, store.data().growth.refused)
         };
         Self {
             guest: Some(Box::pin(guest)),
             state,
             world,
-            wall: limits.wall,
-            alarm: None,
+            wall: Wall::new(limits.wall),
             feed,
             reply: None,
-            way_out,
-            asked: Vec::new(),
+            errands: Errands::new(way_out),
             held: 0,
             _running: script.clock.run(),
         }
@@ -243,43 +236,22 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
                 return Poll::Ready(outcome.map_err(|error| fault(&error, refusal)));
             }
             let is_fed = self.feed(cx).is_ready();
-            if self.ask(cx).is_pending() && !is_fed {
+            let sent = std::mem::take(&mut *self.state.sent());
+            self.errands.send(sent);
+            if self.errands.poll(cx).is_pending() && !is_fed {
                 break;
             }
         }
-        let alarm = self.alarm.get_or_insert_with(|| self.world.sleep(self.wall));
-        ready!(alarm.as_mut().poll(cx));
+        let fault = ready!(self.wall.poll(&*self.world, cx));
         self.end();
-        let detail = format!("it ran for {:?}", self.wall);
-        Poll::Ready(Err(Fault { kind: FaultKind::Limit(Limit::Wall), detail }))
+        Poll::Ready(Err(fault))
     }
 
     /// With the guest ends what was on its way to it.
     fn end(&mut self) {
         self.guest = None;
         self.feed = None;
-        self.asked.clear();
-    }
-
-    /// Goes on with what the guest asked of others, at once: a reply that is made in this process needs no turn of its own.
-    /// Ready when there is one.
-    fn ask(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let sent = std::mem::take(&mut *self.state.sent());
-        self.asked.extend(sent.into_iter().map(|(request, promise)| (self.way_out.ask(request), promise)));
-        let before = self.asked.len();
-        self.asked.retain_mut(|(reply, promise)| {
-            if promise.is_given_up() {
-                return false;
-            }
-            match reply.as_mut().poll(cx) {
-                Poll::Pending => true,
-                Poll::Ready(reply) => {
-                    promise.keep(reply);
-                    false
-                }
-            }
-        });
-        if self.asked.len() < before { Poll::Ready(()) } else { Poll::Pending }
+        self.errands.clear();
     }
 
     /// Moves a piece of the request's body towards the guest, if it wants one. Ready when one was moved.
@@ -311,25 +283,12 @@ impl<B: Body<Data = Bytes> + Unpin> Call<B> {
     }
 }
 
-fn prepare(store: &mut Store<Guest>) {
-    store.limiter(|guest| &mut guest.growth);
-    store.set_hostcall_fuel(CALL_BYTES);
-    store.set_max_component_handles(store.data().limits.handles);
-    store.epoch_deadline_callback(|context| {
-        if context.data().cpu_is_spent() {
-            return Err(LimitFell(Limit::Cpu).into());
-        }
-        context.data().call.made_room.store(true, Relaxed);
-        Ok(UpdateDeadline::Yield(1))
-    });
-    store.set_epoch_deadline(1);
-}
-
-async fn run(
-    pre: &crate::bindings::WorkerPre<Guest>,
-    store: &mut Store<Guest>,
-    request: IncomingRequest,
-) -> wasmtime::Result<()> {
+async fn run(code: &Code, store: &mut Store<Guest>, request: IncomingRequest) -> wasmtime::Result<()> {
+    let Code::Worker(pre) = code else {
+        return Err(wasmtime::format_err!(
+            "this is a class of objects, which no request reaches but through an object"
+        ));
+    };
     let worker = pre.instantiate_async(&mut *store).await?;
     let request = store.data_mut().push(request)?;
     let outparam = store.data_mut().push(ResponseOutparam)?;
@@ -339,38 +298,4 @@ async fn run(
 fn refused(reason: ErrorCode) -> Fault {
     let detail = format!("it gave up with {reason:?}");
     Fault { kind: FaultKind::Refused(reason), detail }
-}
-
-/// Bounds of the engine that fell. It has no types for them, but words; tests tell when they change.
-const WORDS: [(&str, Limit); 2] = [
-    ("fuel allocated for hostcalls has been exhausted", Limit::CallBytes),
-    ("store handle limit exceeded", Limit::Handles),
-];
-
-/// What the engine's error means. A guest that was refused memory fails in its own way a moment later: what refused it is
-/// the reason.
-fn fault(error: &wasmtime::Error, refusal: Option<Limit>) -> Fault {
-    let kind = if let Some(LimitFell(limit)) = error.downcast_ref() {
-        FaultKind::Limit(*limit)
-    } else if error.is::<PoolConcurrencyLimitError>() {
-        FaultKind::Busy
-    } else if error.is::<Exited>() {
-        FaultKind::Trap
-    } else if let Some(Trap::StackOverflow) = error.downcast_ref() {
-        FaultKind::Limit(Limit::Stack)
-    } else {
-        let reason = error.root_cause().to_string();
-        let told = WORDS.iter().find(|(words, _)| reason.contains(words)).map(|(_, limit)| *limit);
-        told.or(refusal).map_or(FaultKind::Trap, FaultKind::Limit)
-    };
-    Fault { kind, detail: describe(error) }
-}
-
-/// The engine's words, and the functions of the guest that were running, innermost first.
-fn describe(error: &wasmtime::Error) -> String {
-    let reason = error.root_cause();
-    match error.downcast_ref::<WasmBacktrace>() {
-        Some(trace) => format!("{reason}; {trace}"),
-        None => reason.to_string(),
-    }
 }

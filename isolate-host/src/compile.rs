@@ -18,7 +18,8 @@ use wasmtime::component::Component;
 
 use crate::bindings::WorkerPre;
 use crate::engine::{self, HostError};
-use crate::wasi;
+use crate::object_bindings::ObjectPre;
+use crate::{object, wasi};
 
 /// What compiling one component may cost.
 #[derive(Debug, Clone)]
@@ -211,14 +212,19 @@ pub enum Refusal {
     /// Other bytes.
     #[error("this is not a WebAssembly component: {0}")]
     NotAComponent(String),
-    /// It does not answer requests.
+    /// It neither answers requests nor is a class of objects.
     #[error(
-        "the component does not export wasi:http/incoming-handler@0.2.x, so it cannot answer requests; it exports {0}"
+        "the component does not export wasi:http/incoming-handler@0.2.x, so it cannot answer requests, nor berth:object/events@0.1.x, so it is no class of objects; it exports {0}"
     )]
     NoHandler(String),
     /// It imports what is not there.
     #[error("the component imports what is not offered here: {0}")]
     NotOffered(String),
+    /// It imports what only objects have.
+    #[error(
+        "the component imports what only a class of objects has: {0}; a class exports berth:object/events@0.1.x"
+    )]
+    OnlyObjects(String),
     /// Anything else that the engine finds.
     #[error("the engine refuses the component: {0}")]
     Engine(String),
@@ -231,8 +237,13 @@ pub(crate) fn compile(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     let component = Component::from_binary(&engine, bytes).map_err(refused)?;
     check_offers(&engine, &component)?;
     // The last word: types of imports and exports, and the limits of the pool.
-    let linker = wasi::linker(&engine).map_err(refused)?;
-    linker.instantiate_pre(&component).and_then(WorkerPre::new).map_err(refused)?;
+    if object::is_class(&engine, &component) {
+        let linker = object::linker(&engine).map_err(refused)?;
+        linker.instantiate_pre(&component).and_then(ObjectPre::new).map_err(refused)?;
+    } else {
+        let linker = wasi::linker(&engine).map_err(refused)?;
+        linker.instantiate_pre(&component).and_then(WorkerPre::new).map_err(refused)?;
+    }
     component.serialize().map_err(refused)
 }
 
@@ -255,19 +266,24 @@ fn check_kind(bytes: &[u8]) -> Result<(), Refusal> {
 
 const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 
+/// Whether it exports what a worker or a class does, and imports what that may.
 fn check_offers(engine: &Engine, component: &Component) -> Result<(), Refusal> {
+    let is_class = object::is_class(engine, component);
     let component = component.component_type();
-    let exports: Vec<String> = component.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    if !exports.iter().any(|name| name.starts_with(HANDLER)) {
+    let exports: Vec<&str> = component.exports(engine).map(|(name, _)| name).collect();
+    if !is_class && !exports.iter().any(|name| name.starts_with(HANDLER)) {
         let all = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
         return Err(Refusal::NoHandler(all));
     }
-    let missing: Vec<String> = component
-        .imports(engine)
-        .map(|(name, _)| name.to_owned())
-        .filter(|name| !wasi::is_offered(name))
-        .collect();
-    if missing.is_empty() { Ok(()) } else { Err(Refusal::NotOffered(missing.join(", "))) }
+    let missing = component.imports(engine).map(|(name, _)| name).filter(|name| !wasi::is_offered(name));
+    let (of_objects, unknown): (Vec<&str>, Vec<&str>) = missing.partition(|name| object::is_offered(name));
+    if !unknown.is_empty() {
+        Err(Refusal::NotOffered(unknown.join(", ")))
+    } else if !is_class && !of_objects.is_empty() {
+        Err(Refusal::OnlyObjects(of_objects.join(", ")))
+    } else {
+        Ok(())
+    }
 }
 
 /// A name for everything that decides what the compiler makes: its version, its settings, the machine's abilities.

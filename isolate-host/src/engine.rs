@@ -15,7 +15,8 @@ use wasmtime::{
 use crate::bindings::WorkerPre;
 use crate::guest::Guest;
 use crate::limits::Limits;
-use crate::wasi;
+use crate::object_bindings::ObjectPre;
+use crate::{object, wasi};
 
 /// The version of the engine. Its own check of compiled code looks at the first number only.
 pub(crate) const VERSION: &str = "48.0.8";
@@ -38,16 +39,28 @@ const MODULES_MAX: u32 = 32;
 const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;
 
+/// What becomes of the stack of a call that has ended, before another call gets it. A guest reaches neither: its memory,
+/// tables and globals are cleaned always, and what its functions keep on the stack has no address for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacks {
+    /// It is overwritten: a mistake of the engine would show nothing of others.
+    Cleaned,
+    /// It stays as it is, as `wasmtime serve` leaves it.
+    Kept,
+}
+
 /// What a node decides.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Calls that run at a time.
     pub instances: u32,
+    /// What becomes of their stacks.
+    pub stacks: Stacks,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { instances: 1000 }
+        Self { instances: 1000, stacks: Stacks::Cleaned }
     }
 }
 
@@ -63,16 +76,17 @@ impl From<wasmtime::Error> for HostError {
 }
 
 /// What compiler and host must agree on: it is part of the code.
-fn common() -> Config {
+fn common(stacks: Stacks) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .wasm_memory64(false)
-        .wasm_multi_memory(false)
+        // What the engine puts between two components in one needs it, as JavaScript's small engine is made.
+        .wasm_multi_memory(true)
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(GUEST_STACK + HOST_STACK)
-        .async_stack_zeroing(true)
+        .async_stack_zeroing(stacks == Stacks::Cleaned)
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
         .native_unwind_info(false)
@@ -106,7 +120,7 @@ fn pool(instances: u32, pagemap: Enabled) -> PoolingAllocationConfig {
 
 /// An engine that compiles, with the limits of one that runs.
 pub(crate) fn compiler() -> Result<Engine, HostError> {
-    let mut config = common();
+    let mut config = common(Stacks::Cleaned);
     config
         .cranelift_opt_level(wasmtime::OptLevel::Speed)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(1, Enabled::No)));
@@ -117,20 +131,29 @@ pub(crate) fn compiler() -> Result<Engine, HostError> {
 pub struct Host {
     engine: Engine,
     linker: Linker<Guest>,
+    /// Of classes of objects.
+    object_linker: Linker<Guest>,
     clock: Arc<Clock>,
 }
 
 /// A component that is ready to be called.
 pub struct Script {
-    pub(crate) pre: WorkerPre<Guest>,
+    pub(crate) code: Code,
     component: Component,
     pub(crate) clock: Arc<Clock>,
+}
+
+/// What a script is, ready to be instantiated.
+#[derive(Clone)]
+pub(crate) enum Code {
+    Worker(WorkerPre<Guest>),
+    Class(ObjectPre<Guest>),
 }
 
 impl Host {
     /// An engine that runs what was compiled, and compiles nothing.
     pub fn new(settings: &Settings) -> Result<Self, HostError> {
-        let mut config = common();
+        let mut config = common(settings.stacks);
         config.enable_compiler(false);
         // Without it two cores do less than one: an instance that ends would stop the other core. Kernels before 6.7
         // lack it, and so does a process that may not look at its own pages.
@@ -143,8 +166,9 @@ impl Host {
             Engine::new(&config)
         })?;
         let linker = wasi::linker(&engine)?;
+        let object_linker = object::linker(&engine)?;
         let clock = Clock::start(engine.weak())?;
-        Ok(Self { engine, linker, clock })
+        Ok(Self { engine, linker, object_linker, clock })
     }
 
     /// The engine, for those who load components.
@@ -154,9 +178,13 @@ impl Host {
 
     /// Makes a component ready. Its limits are checked here, before any call.
     pub(crate) fn adopt(&self, component: Component) -> Result<Script, HostError> {
-        let pre = WorkerPre::new(self.linker.instantiate_pre(&component)?)?;
+        let code = if object::is_class(&self.engine, &component) {
+            Code::Class(ObjectPre::new(self.object_linker.instantiate_pre(&component)?)?)
+        } else {
+            Code::Worker(WorkerPre::new(self.linker.instantiate_pre(&component)?)?)
+        };
         component.initialize_copy_on_write_image()?;
-        Ok(Script { pre, component, clock: Arc::clone(&self.clock) })
+        Ok(Script { code, component, clock: Arc::clone(&self.clock) })
     }
 
     /// Makes a thread ready for calls, so that its first one is not slower.
@@ -166,6 +194,15 @@ impl Host {
 }
 
 impl Script {
+    /// Whether it is the code of a class of objects; else it is a worker.
+    pub fn is_class(&self) -> bool {
+        matches!(self.code, Code::Class(_))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.component.engine()
+    }
+
     /// Bytes that its code and data take in memory.
     pub fn bytes(&self) -> usize {
         let range = self.component.image_range();

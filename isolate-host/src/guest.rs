@@ -9,6 +9,7 @@ use wasmtime_wasi_io::IoView;
 
 use crate::ErrorCode;
 use crate::limits::{Growth, Limit, Limits, Meter};
+use crate::object::Object;
 use crate::pipe::Reader;
 use crate::wasi::cli::Log;
 use crate::world::{Outbound, Promise, World};
@@ -23,6 +24,8 @@ pub(crate) struct Guest {
     pub(crate) outgoing_left: u32,
     /// Made when the guest first logs.
     pub(crate) log: Option<Arc<Log>>,
+    /// If the guest is of a class.
+    pub(crate) object: Option<Arc<Object>>,
 }
 
 /// What a call's guest and the task that polls it share.
@@ -80,6 +83,7 @@ impl Guest {
             growth: Growth::new(&limits),
             outgoing_left: limits.outgoing,
             log: None,
+            object: None,
             limits,
             call,
             world,

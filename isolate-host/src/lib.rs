@@ -5,16 +5,19 @@
 //! dropped. What the guest reaches outside is its [`World`]: time, log and other hosts come as a trait, and this crate
 //! knows nothing of sockets, of the directory or of how requests arrive. `wasi` has the interfaces that guests import,
 //! [`pipe`] the bodies, [`Limits`] what a request may cost. [`compile`] makes components into code, in a process
-//! of its own; the [`library`] keeps both.
+//! of its own; the [`library`] keeps both. [`object`] has the instances that live on: those of objects, turn by turn.
 #![forbid(unsafe_code)]
 
 mod bindings;
 mod call;
 pub mod compile;
+mod drive;
 mod engine;
 mod guest;
 pub mod library;
 mod limits;
+pub mod object;
+mod object_bindings;
 pub mod pipe;
 #[allow(unreachable_pub, reason = "the generated bindings name the types of resources in public")]
 mod wasi;
@@ -22,7 +25,7 @@ mod world;
 
 pub use bindings::wasi::http::types::{DnsErrorPayload, ErrorCode};
 pub use call::{Call, Fault, FaultKind, Incoming, Reply};
-pub use engine::{Host, HostError, Script, Settings};
+pub use engine::{Host, HostError, Script, Settings, Stacks};
 pub use limits::{Limit, Limits};
 pub use world::{Asked, Inbound, Later, Outbound, Stream, WayOut, World};
 

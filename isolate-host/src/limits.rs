@@ -122,6 +122,11 @@ impl Growth {
         Self { memory_left: limits.memory, elements_left: limits.table_elements, refused: None }
     }
 
+    /// Bytes of memory that were taken.
+    pub(crate) fn taken(&self, limits: &Limits) -> usize {
+        limits.memory - self.memory_left
+    }
+
     fn take(left: &mut usize, current: usize, desired: usize) -> bool {
         let Some(rest) = left.checked_sub(desired.saturating_sub(current)) else { return false };
         *left = rest;
@@ -215,6 +220,11 @@ impl Meter {
         let now = Instant::now();
         self.add_piece(now);
         look(now);
+        Duration::from_nanos(self.spent.load(Relaxed))
+    }
+
+    /// What was spent in all polls that are over.
+    pub(crate) fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent.load(Relaxed))
     }
 

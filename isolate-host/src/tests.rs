@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Frame;
 
-use crate::engine::{Host, Script, Settings};
+use crate::engine::{Host, Script, Settings, Stacks};
 use crate::{
     Asked, Call, ErrorCode, Fault, FaultKind, Inbound, Incoming, Later, Limit, Limits, Outbound, Stream,
     WayOut, World, compile, pipe,
@@ -22,32 +22,40 @@ use crate::{
 
 /// The component that `cargo xtask test` built.
 fn guests() -> Vec<u8> {
-    let path = std::env::var_os("BERTH_GUESTS").map_or_else(
+    let path = guests_path();
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask guests` builds it", path.display()))
+}
+
+pub(crate) fn guests_path() -> PathBuf {
+    std::env::var_os("BERTH_GUESTS").map_or_else(
         || {
             PathBuf::from(env!("CARGO_MANIFEST_DIR"))
                 .join("../target/guests/wasm32-wasip2/release/guests.wasm")
         },
         PathBuf::from,
-    );
-    std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask guests` builds it", path.display()))
+    )
 }
 
 /// One engine for the tests of this process, with the guests compiled once.
 fn script() -> &'static Script {
     static SCRIPT: OnceLock<Script> = OnceLock::new();
-    SCRIPT.get_or_init(|| load(&Settings { instances: 20 }))
+    SCRIPT.get_or_init(|| load(&Settings { instances: 20, ..Settings::default() }))
 }
 
 fn load(settings: &Settings) -> Script {
     load_component(&guests(), settings)
 }
 
-fn load_component(component: &[u8], settings: &Settings) -> Script {
+pub(crate) fn load_component(component: &[u8], settings: &Settings) -> Script {
     let code = compile::compile(component).unwrap();
     let host = Host::new(settings).unwrap();
-    let folder =
-        std::env::temp_dir().join(format!("berth-guests-{}-{}", std::process::id(), settings.instances));
+    let folder = std::env::temp_dir().join(format!(
+        "berth-guests-{}-{}-{:?}",
+        std::process::id(),
+        settings.instances,
+        settings.stacks
+    ));
     std::fs::create_dir_all(&folder).unwrap();
     let key = berth_isolate_image::Key::new(&[1; 32]);
     let path = folder.join("guests");
@@ -437,8 +445,14 @@ fn a_full_pool_is_told_and_recovers() {
 
 #[test]
 fn nothing_of_a_guest_is_left_for_the_next_one_in_its_place() {
+    for stacks in [Stacks::Cleaned, Stacks::Kept] {
+        look_for_what_is_left(stacks);
+    }
+}
+
+fn look_for_what_is_left(stacks: Stacks) {
     // A pool with one place: whoever comes next is where the last one was.
-    let script = load(&Settings { instances: 1 });
+    let script = load(&Settings { instances: 1, stacks });
     let look = |path: &str| see(ask(path).begin_in(&script));
     let numbers = |seen: &Seen| -> Vec<u64> {
         let number = |line: &str| line.split(' ').nth(1).unwrap().parse().unwrap();
@@ -458,7 +472,8 @@ fn nothing_of_a_guest_is_left_for_the_next_one_in_its_place() {
 #[test]
 fn a_table_that_grows_without_end_falls_over_its_limit() {
     let source = include_str!("../../tests/guests/wat/table.wat");
-    let script = load_component(&wat::parse_str(source).unwrap(), &Settings { instances: 4 });
+    let script =
+        load_component(&wat::parse_str(source).unwrap(), &Settings { instances: 4, ..Settings::default() });
     let fault = see(ask("/").begin_in(&script)).unwrap_err();
     assert_eq!(limit(&fault), Some(Limit::Tables), "{fault:?}");
 }
@@ -466,7 +481,8 @@ fn a_table_that_grows_without_end_falls_over_its_limit() {
 #[test]
 fn resources_of_the_guest_itself_are_handles_too() {
     let source = include_str!("../../tests/guests/wat/handles.wat");
-    let script = load_component(&wat::parse_str(source).unwrap(), &Settings { instances: 5 });
+    let script =
+        load_component(&wat::parse_str(source).unwrap(), &Settings { instances: 5, ..Settings::default() });
     let fault = see(ask("/").begin_in(&script)).unwrap_err();
     assert_eq!(limit(&fault), Some(Limit::Handles), "{fault:?}");
 }

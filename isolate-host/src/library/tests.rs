@@ -42,7 +42,7 @@ impl Folder {
             arguments: vec!["-c".into(), script],
             budget: Budget::default(),
         };
-        let host = Host::new(&Settings { instances: 4 }).unwrap();
+        let host = Host::new(&Settings { instances: 4, ..Settings::default() }).unwrap();
         Library::open(&self.0, host, compiler, bytes_max).unwrap()
     }
 }

@@ -72,16 +72,30 @@ impl Log {
             self.world.log_is_cut();
         }
     }
+
+    /// Logs what has no end yet, and allows so many bytes more: for guests that live on.
+    pub(crate) fn renew(&self, bytes_max: usize) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Buffers { out, err, left, cut } = &mut *buffers;
+        self.end_lines(out, err);
+        (*left, *cut) = (bytes_max, false);
+    }
+
+    fn end_lines(&self, out: &mut Vec<u8>, err: &mut Vec<u8>) {
+        for (stream, line) in [(Stream::Out, out), (Stream::Err, err)] {
+            if !line.is_empty() {
+                self.world.log(stream, line);
+                line.clear();
+            }
+        }
+    }
 }
 
 impl Drop for Log {
     fn drop(&mut self) {
-        let buffers = self.buffers.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for (stream, line) in [(Stream::Out, &buffers.out), (Stream::Err, &buffers.err)] {
-            if !line.is_empty() {
-                self.world.log(stream, line);
-            }
-        }
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let Buffers { out, err, .. } = &mut *buffers;
+        self.end_lines(out, err);
     }
 }
 

@@ -122,6 +122,39 @@ impl Fields {
     }
 }
 
+/// What entries make.
+pub(crate) enum Built {
+    /// Fields.
+    Fields(HeaderMap),
+    /// Nothing, because of the field of this name.
+    Wrong(String),
+    /// Nothing: they are too many or too large.
+    Limit,
+}
+
+impl Fields {
+    /// Fields of plain entries, under the rules that fields of guests have.
+    pub(crate) fn build(entries: Vec<(String, Vec<u8>)>, limits: &Limits) -> Built {
+        let mut fields = Self::default();
+        for (name, value) in entries {
+            match fields.append(&name, &value, limits) {
+                Ok(()) => {}
+                Err(Refusal::Told(_)) => return Built::Wrong(name),
+                Err(Refusal::Limit) => return Built::Limit,
+            }
+        }
+        Built::Fields(fields.into_map())
+    }
+
+    /// As plain entries.
+    pub(crate) fn entries(&self) -> Vec<(String, Vec<u8>)> {
+        let entry = |(name, value): (&HeaderName, &HeaderValue)| {
+            (name.as_str().to_owned(), value.as_bytes().to_vec())
+        };
+        self.map.iter().map(entry).collect()
+    }
+}
+
 fn read_name(name: &str) -> Result<HeaderName, HeaderError> {
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| HeaderError::InvalidSyntax)?;
     if is_forbidden(&name) { Err(HeaderError::Forbidden) } else { Ok(name) }
@@ -198,11 +231,7 @@ impl HostFields for Guest {
     }
 
     fn entries(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
-        let fields = self.table.get(&fields)?;
-        let entry = |(name, value): (&HeaderName, &HeaderValue)| {
-            (name.as_str().to_owned(), value.as_bytes().to_vec())
-        };
-        Ok(fields.map.iter().map(entry).collect())
+        Ok(self.table.get(&fields)?.entries())
     }
 
     fn clone(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Resource<Fields>> {
