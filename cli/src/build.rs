@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::Failure;
 use crate::output::show;
-use crate::project::Project;
+use crate::project::{Owner, Project};
 
 /// The flags of `berth build`.
 #[derive(clap::Args)]
@@ -24,11 +24,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     build(&project)?;
     let mut shown = String::new();
-    for (name, worker) in &project.workers {
-        let component = project.folder.join(&worker.component);
+    for (owner, code) in project.codes() {
+        let component = project.folder.join(&code.component);
         let bytes =
-            std::fs::metadata(&component).map_err(|error| no_component(name, &component, &error))?.len();
-        shown += &format!("{name}  {}  {bytes} bytes\n", component.display());
+            std::fs::metadata(&component).map_err(|error| no_component(&owner, &component, &error))?.len();
+        shown += &format!("{owner}  {}  {bytes} bytes\n", component.display());
     }
     show(&shown)
 }
@@ -60,10 +60,12 @@ pub(crate) fn verdict(project: &Project, status: ExitStatus) -> Result<(), Failu
     Err(format!("the build failed ({status}): {command}; what it says is above").into())
 }
 
-/// What to say when a worker's component cannot be read.
-pub(crate) fn no_component(worker: &str, path: &std::path::Path, error: &std::io::Error) -> String {
+/// What to say when a component cannot be read.
+pub(crate) fn no_component(owner: &Owner, path: &std::path::Path, error: &std::io::Error) -> String {
     format!(
-        "worker {worker}: {}: {error}; does the build put the component there? See [build] and component in the project's file",
+        "{} {}: {}: {error}; does the build put the component there? See [build] and component in the project's file",
+        owner.kind(),
+        owner.name(),
         path.display()
     )
 }

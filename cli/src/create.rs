@@ -1,6 +1,7 @@
 //! `berth new`: a project from a template, ready to build.
 //!
-//! The templates are in this program, so that they fit its version. `{{name}}` in them is the project's name.
+//! The templates are in this program, so that they fit its version. `{{name}}` in them is the project's name. What the SDK
+//! for objects is, a project gets as a folder: it is in no registry, and such a project builds wherever it is taken.
 
 use std::path::Path;
 
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
 enum Template {
     /// A worker in Rust.
     RustWorker,
-    /// An object in Rust: not built yet.
+    /// A class of objects in Rust.
     RustObject,
     /// A worker in JavaScript.
     JsWorker,
@@ -43,6 +44,36 @@ const RUST_WORKER: &[File] = &[
     ("src/lib.rs", include_str!("../templates/rust-worker/src/lib.rs")),
 ];
 
+const RUST_OBJECT: &[File] = &[
+    (".gitignore", include_str!("../templates/rust-object/.gitignore")),
+    ("Cargo.toml", include_str!("../templates/rust-object/Cargo.toml")),
+    ("README.md", include_str!("../templates/rust-object/README.md")),
+    ("berth.toml", include_str!("../templates/rust-object/berth.toml")),
+    ("src/lib.rs", include_str!("../templates/rust-object/src/lib.rs")),
+];
+
+/// The SDK for objects in Rust, with the licence that it comes under. Written as it is.
+const RUST_SDK: &[File] = &[
+    ("berth-object/Cargo.toml", include_str!("../../sdk/rust/Cargo.toml")),
+    ("berth-object/LICENSE", include_str!("../../LICENSE")),
+    ("berth-object/README.md", include_str!("../../sdk/rust/README.md")),
+    ("berth-object/src/alarms.rs", include_str!("../../sdk/rust/src/alarms.rs")),
+    ("berth-object/src/context.rs", include_str!("../../sdk/rust/src/context.rs")),
+    ("berth-object/src/error.rs", include_str!("../../sdk/rust/src/error.rs")),
+    ("berth-object/src/identity.rs", include_str!("../../sdk/rust/src/identity.rs")),
+    ("berth-object/src/lib.rs", include_str!("../../sdk/rust/src/lib.rs")),
+    ("berth-object/src/message.rs", include_str!("../../sdk/rust/src/message.rs")),
+    ("berth-object/src/object.rs", include_str!("../../sdk/rust/src/object.rs")),
+    ("berth-object/src/outgoing.rs", include_str!("../../sdk/rust/src/outgoing.rs")),
+    ("berth-object/src/run.rs", include_str!("../../sdk/rust/src/run.rs")),
+    ("berth-object/src/sockets.rs", include_str!("../../sdk/rust/src/sockets.rs")),
+    ("berth-object/src/storage.rs", include_str!("../../sdk/rust/src/storage.rs")),
+    ("berth-object/wit/object.wit", include_str!("../../isolate-host/wit/object/object.wit")),
+];
+
+/// What workers need beyond their template comes from registries.
+const NO_SDK: &[File] = &[];
+
 const JS_WORKER: &[File] = &[
     (".gitignore", include_str!("../templates/js-worker/.gitignore")),
     ("README.md", include_str!("../templates/js-worker/README.md")),
@@ -55,34 +86,44 @@ const JS_WORKER: &[File] = &[
 /// Makes the project in a new folder.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let name = &arguments.name;
-    let files = match arguments.template {
-        Template::RustWorker => RUST_WORKER,
-        Template::JsWorker => JS_WORKER,
-        Template::RustObject | Template::JsObject | Template::PythonWorker => {
-            return Err("this template is not built yet; rust-worker and js-worker are".into());
+    let (files, sdk) = match arguments.template {
+        Template::RustWorker => (RUST_WORKER, NO_SDK),
+        Template::RustObject => (RUST_OBJECT, RUST_SDK),
+        Template::JsWorker => (JS_WORKER, NO_SDK),
+        Template::JsObject | Template::PythonWorker => {
+            return Err("this template is not built yet; rust-worker, rust-object and js-worker are".into());
         }
     };
-    write(Path::new(name), name, files)?;
+    write(Path::new(name), name, files, sdk)?;
     println!("made {name}; now:\n  cd {name}\n  berth dev .");
     Ok(())
 }
 
-/// Writes the files into a folder that is not there yet.
-fn write(folder: &Path, name: &str, files: &[File]) -> Result<(), Failure> {
-    let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+/// Writes the files into a folder that is not there yet: a template's with the name, an SDK's as they are.
+fn write(folder: &Path, name: &str, files: &[File], sdk: &[File]) -> Result<(), Failure> {
     std::fs::create_dir(folder).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             format!("{} is there already; choose another name, or remove it", folder.display())
         }
-        _ => failed(folder, error),
+        _ => failed(folder, &error),
     })?;
     for (path, text) in files {
-        let path = folder.join(path);
-        let inner = path.parent().unwrap_or(folder);
-        std::fs::create_dir_all(inner).map_err(|error| failed(inner, error))?;
-        std::fs::write(&path, fill(text, name)).map_err(|error| failed(&path, error))?;
+        write_file(&folder.join(path), &fill(text, name))?;
+    }
+    for (path, text) in sdk {
+        write_file(&folder.join(path), text)?;
     }
     Ok(())
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder).map_err(|error| failed(folder, &error))?;
+    Ok(std::fs::write(path, text).map_err(|error| failed(path, &error))?)
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 fn fill(text: &str, name: &str) -> String {
@@ -96,40 +137,63 @@ mod tests {
 
     #[test]
     fn templates_become_projects() {
-        for files in [RUST_WORKER, JS_WORKER] {
-            let folder = std::env::temp_dir().join(format!("berth-new-{}", std::process::id()));
-            write(&folder, "my-worker", files).unwrap();
+        for (index, (files, sdk)) in
+            [(RUST_WORKER, NO_SDK), (RUST_OBJECT, RUST_SDK), (JS_WORKER, NO_SDK)].into_iter().enumerate()
+        {
+            let folder = std::env::temp_dir().join(format!("berth-new-{}-{index}", std::process::id()));
+            write(&folder, "my-worker", files, sdk).unwrap();
             for (path, _) in files {
                 let text = std::fs::read_to_string(folder.join(path)).unwrap();
                 assert!(!text.contains("{{"), "{path}");
+            }
+            for (path, text) in sdk {
+                assert_eq!(std::fs::read_to_string(folder.join(path)).unwrap(), *text);
             }
             let project = Project::open(&folder).unwrap();
             assert_eq!(project.name, "my-worker");
             assert!(project.hosts.contains(&"my-worker.localhost".to_owned()), "{:?}", project.hosts);
             assert!(project.build.command.is_some());
-            let failure = write(&folder, "my-worker", files).unwrap_err().to_string();
+            assert_eq!(project.codes().count(), 1);
+            let failure = write(&folder, "my-worker", files, sdk).unwrap_err().to_string();
             assert!(failure.contains("is there already"), "{failure}");
             std::fs::remove_dir_all(&folder).unwrap();
         }
     }
 
+    /// Files of a folder with those of its folders, by their paths in it.
+    fn files_below(root: &Path, found: &mut Vec<String>, path: &str) {
+        for entry in std::fs::read_dir(root.join(path)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+            match root.join(&path).is_dir() {
+                true => files_below(root, found, &path),
+                false => found.push(path),
+            }
+        }
+    }
+
     #[test]
     fn every_file_of_a_template_is_in_the_program() {
-        for (template, files) in [("rust-worker", RUST_WORKER), ("js-worker", JS_WORKER)] {
+        let templates =
+            [("rust-worker", RUST_WORKER), ("rust-object", RUST_OBJECT), ("js-worker", JS_WORKER)];
+        for (template, files) in templates {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(template);
             let mut found = Vec::new();
-            let mut folders = vec![root.clone()];
-            while let Some(folder) = folders.pop() {
-                for entry in std::fs::read_dir(folder).unwrap() {
-                    let path = entry.unwrap().path();
-                    match path.is_dir() {
-                        true => folders.push(path),
-                        false => found.push(path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned()),
-                    }
-                }
-            }
+            files_below(&root, &mut found, "");
             found.sort();
             assert_eq!(found, files.iter().map(|(path, _)| *path).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn the_whole_sdk_is_in_the_program() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/rust");
+        let mut found: Vec<String> = ["Cargo.toml", "LICENSE", "README.md"].map(str::to_owned).into();
+        files_below(&root, &mut found, "src");
+        files_below(&root, &mut found, "wit");
+        found.sort();
+        let files: Vec<_> =
+            RUST_SDK.iter().filter_map(|(path, _)| path.strip_prefix("berth-object/")).collect();
+        assert_eq!(found, files);
     }
 }

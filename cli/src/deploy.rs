@@ -13,7 +13,7 @@ use crate::admin_client::Admin;
 use crate::build::{build, no_component};
 use crate::output::show;
 use crate::progress::Progress;
-use crate::project::Project;
+use crate::project::{Owner, Project, Scripts};
 use crate::table::{cell, entries};
 
 /// The flags of `berth deploy`.
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     no_build: bool,
     #[command(flatten)]
     admin: Admin,
-    /// Print what is there now as JSON: project, zone, version, scripts by worker, URLs.
+    /// Print what is there now as JSON: project, zone, version, scripts by worker and by class, URLs.
     #[arg(long)]
     json: bool,
 }
@@ -38,8 +38,8 @@ pub(crate) struct Deployed {
     pub(crate) zone: String,
     /// Its version, as the node counts.
     pub(crate) version: u64,
-    /// Ids, by worker.
-    pub(crate) scripts: BTreeMap<String, String>,
+    /// Their ids.
+    pub(crate) scripts: Scripts,
 }
 
 /// Builds, uploads, deploys, and shows what is there now.
@@ -68,18 +68,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn render(deployed: &Deployed, urls: &[String]) -> String {
-    let scripts = deployed.scripts.iter().map(|(worker, script)| format!("script {script}  {worker}\n"));
+    let scripts = deployed.scripts.iter().map(|(owner, script)| format!("script {script}  {owner}\n"));
     let zone = format!("zone {} version {}\n", deployed.zone, deployed.version);
     scripts.chain([zone]).chain(urls.iter().map(|url| format!("{url}\n"))).collect()
 }
 
 /// For scripts of others: the names stay.
 fn render_json(project: &str, deployed: &Deployed, urls: &[String]) -> Value {
+    let (mut workers, mut classes) = (BTreeMap::new(), BTreeMap::new());
+    for (owner, script) in &deployed.scripts {
+        let scripts = match owner {
+            Owner::Worker(_) => &mut workers,
+            Owner::Class(_) => &mut classes,
+        };
+        scripts.insert(owner.name(), script);
+    }
     json!({
         "project": project,
         "zone": deployed.zone,
         "version": deployed.version,
-        "scripts": deployed.scripts,
+        "scripts": workers,
+        "objects": classes,
         "urls": urls,
     })
 }
@@ -87,16 +96,16 @@ fn render_json(project: &str, deployed: &Deployed, urls: &[String]) -> Value {
 /// Uploads and deploys.
 pub(crate) fn deploy(project: &Project, admin: &Admin, progress: &mut Progress) -> Result<Deployed, Failure> {
     let secrets = project.secrets(|name| std::env::var(name).ok())?;
-    let mut scripts = BTreeMap::new();
+    let mut scripts = Scripts::new();
     let mut by_file: BTreeMap<PathBuf, String> = BTreeMap::new();
-    for (name, worker) in &project.workers {
-        let file = project.folder.join(&worker.component);
+    for (owner, code) in project.codes() {
+        let file = project.folder.join(&code.component);
         let id = match by_file.get(&file) {
             Some(id) => id.clone(),
-            None => upload(name, &file, admin, progress)?,
+            None => upload(&owner, &file, admin, progress)?,
         };
         by_file.insert(file, id.clone());
-        scripts.insert(name.clone(), id);
+        scripts.insert(owner, id);
     }
     progress.phase("deploying", &project.name);
     let answer = admin
@@ -106,18 +115,18 @@ pub(crate) fn deploy(project: &Project, admin: &Admin, progress: &mut Progress) 
     Ok(Deployed { zone: project.name.clone(), version, scripts })
 }
 
-/// Uploads the component of a worker, and gives its id.
-fn upload(worker: &str, file: &Path, admin: &Admin, progress: &mut Progress) -> Result<String, Failure> {
-    let component = std::fs::read(file).map_err(|error| no_component(worker, file, &error))?;
+/// Uploads a component, and gives its id.
+fn upload(owner: &Owner, file: &Path, admin: &Admin, progress: &mut Progress) -> Result<String, Failure> {
+    let component = std::fs::read(file).map_err(|error| no_component(owner, file, &error))?;
     let all = component.len() as u64;
     let sent = |sent| match sent < all {
-        true => progress.bytes("uploading", worker, sent, all),
+        true => progress.bytes("uploading", owner.name(), sent, all),
         // All that is left is the node's work, and it takes the longest.
-        false => progress.phase("the node compiles", worker),
+        false => progress.phase("the node compiles", owner.name()),
     };
     let answer = admin
         .upload("/v1/scripts", &component, sent)
-        .map_err(|failure| format!("worker {worker}: {}: {failure}", file.display()))?;
+        .map_err(|failure| format!("{} {}: {}: {failure}", owner.kind(), owner.name(), file.display()))?;
     Ok(answer["id"].as_str().ok_or("the node's answer to the script has no id")?.to_owned())
 }
 
@@ -146,13 +155,15 @@ mod tests {
 
     #[test]
     fn what_is_there_now_is_lines_or_json() {
-        let scripts = BTreeMap::from([("front".to_owned(), "0a".to_owned())]);
+        let [front, counter] = [Owner::Worker("front".to_owned()), Owner::Class("Counter".to_owned())];
+        let scripts = Scripts::from([(front, "0a".to_owned()), (counter, "0b".to_owned())]);
         let deployed = Deployed { zone: "shop".to_owned(), version: 3, scripts };
         let urls = ["http://shop.localhost:8080/".to_owned()];
-        let text = "script 0a  front\nzone shop version 3\nhttp://shop.localhost:8080/\n";
+        let text = "script 0a  front\nscript 0b  objects.Counter\nzone shop version 3\nhttp://shop.localhost:8080/\n";
         assert_eq!(render(&deployed, &urls), text);
         let json = serde_json::json!({
-            "project": "shop", "zone": "shop", "version": 3, "scripts": {"front": "0a"}, "urls": urls,
+            "project": "shop", "zone": "shop", "version": 3, "scripts": {"front": "0a"},
+            "objects": {"Counter": "0b"}, "urls": urls,
         });
         assert_eq!(render_json("shop", &deployed, &urls), json);
     }

@@ -147,6 +147,10 @@ fn render_request(answer: &Value) -> String {
         "worker" => {
             format!("worker {} of {of_zone}, script {}", cell(&worker["name"]), cell(&worker["script"]))
         }
+        "object" => {
+            let object = &answer["object"];
+            format!("object {} of class {} in {of_zone}", cell(&object["name"]), cell(&object["class"]))
+        }
         "origin" => format!("origin {} of {of_zone}", cell(&answer["origin"])),
         "configuration" => {
             let core = route["core"].as_u64().map(|core| format!(", on core {core}")).unwrap_or_default();

@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use berth_mailbox::{Class, CoreId, Doorbell, Endpoint, Full, Outbox, Sleep};
-use berth_protocol::{DatagramEnvelope, Envelope, ReplyEnvelope, RequestEnvelope, Ticket};
+use berth_protocol::{
+    ArrivalEnvelope, DatagramEnvelope, Envelope, LetterEnvelope, ReplyEnvelope, RequestEnvelope, Ticket,
+};
 use berth_runtime::Remote;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -51,11 +53,16 @@ pub struct Hops {
     waiting: RefCell<VecDeque<(CoreId, Envelope)>>,
     /// Who takes the datagrams of each listener.
     catchers: RefCell<HashMap<u16, Catcher>>,
+    /// Who takes what comes for objects.
+    post: RefCell<Option<Post>>,
     numbers: Arc<CoreNumbers>,
 }
 
 /// Takes datagrams that other cores tossed here.
 type Catcher = Rc<dyn Fn(DatagramEnvelope)>;
+
+/// Takes messages for objects, and objects that move here.
+type Post = Rc<dyn Fn(Envelope)>;
 
 /// Rings the sleeping cores of this node.
 struct Bells(Vec<Arc<Remote>>);
@@ -85,6 +92,7 @@ pub fn split(
         next_ticket: Cell::new(0),
         waiting: RefCell::default(),
         catchers: RefCell::default(),
+        post: RefCell::default(),
         numbers,
     };
     (Rc::new(hops), endpoint.inbox)
@@ -107,6 +115,7 @@ impl<S: Service> berth_runtime::Inbox for Mail<S> {
             Envelope::Request(question) => answer(hops, service, from, *question),
             Envelope::Reply(reply) => hops.resolve(*reply),
             Envelope::Datagram(datagram) => hops.catch(*datagram),
+            Envelope::Letter(_) | Envelope::Arrival(_) => hops.take_post(envelope),
         });
         self.hops.send_waiting();
         taken == BUDGET
@@ -171,6 +180,61 @@ impl Hops {
         }
     }
 
+    /// Says who takes what comes for objects.
+    pub fn on_post(&self, post: impl Fn(Envelope) + 'static) {
+        *self.post.borrow_mut() = Some(Rc::new(post));
+    }
+
+    fn take_post(&self, envelope: Envelope) {
+        self.numbers.hops_in.add(1);
+        let post = self.post.borrow().clone();
+        if let Some(post) = post {
+            post(envelope);
+        }
+    }
+
+    /// Sends a message for an object on to another core; it comes back when the lane is full, or there is no such core.
+    pub fn pass(&self, core: u16, letter: Box<LetterEnvelope>) -> Result<(), Box<LetterEnvelope>> {
+        let mut outbox = self.outbox.borrow_mut();
+        let Some(to) = outbox.peer(usize::from(core)) else { return Err(letter) };
+        match outbox.send(to, Class::Request, Envelope::Letter(letter)) {
+            Err(Full(Envelope::Letter(letter))) => {
+                self.numbers.hops_shed.add(1);
+                Err(letter)
+            }
+            _ => {
+                self.numbers.hops_out.add(1);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends an object worker to another core. It waits until there is room.
+    pub fn depart(&self, core: u16, arrival: Box<ArrivalEnvelope>) {
+        let to = self.outbox.borrow().peer(usize::from(core));
+        if let Some(to) = to {
+            self.waiting.borrow_mut().push_back((to, Envelope::Arrival(arrival)));
+            self.send_waiting();
+        }
+    }
+
+    /// A ticket, and what its reply will come by. Dropped, the reply is dropped as well.
+    pub fn expect(self: &Rc<Self>) -> Expected {
+        let (sender, receiver) = oneshot::channel();
+        let ticket = self.next_ticket.replace(self.next_ticket.get().wrapping_add(1));
+        self.asked.borrow_mut().insert(ticket, sender);
+        Expected { hops: Rc::clone(self), ticket: Ticket(ticket), receiver }
+    }
+
+    /// Sends the reply to the core that waits for it: another, or this one.
+    pub fn send_reply(&self, core: u16, reply: ReplyEnvelope) {
+        let to = self.outbox.borrow().peer(usize::from(core));
+        match to {
+            Some(to) => self.reply(to, reply),
+            None => self.resolve(reply),
+        }
+    }
+
     fn resolve(&self, reply: ReplyEnvelope) {
         let asker = self.asked.borrow_mut().remove(&reply.ticket.0);
         if let Some(asker) = asker {
@@ -195,6 +259,28 @@ impl Hops {
                 waiting.push_back((to, envelope));
             }
         }
+    }
+}
+
+/// A reply that will come.
+pub struct Expected {
+    hops: Rc<Hops>,
+    /// What it will carry.
+    pub ticket: Ticket,
+    receiver: oneshot::Receiver<ReplyEnvelope>,
+}
+
+impl Expected {
+    /// Waits for it.
+    pub async fn reply(mut self) -> Result<Reply, HopFailed> {
+        let reply = (&mut self.receiver).await.map_err(|_| HopFailed::Garbled)?;
+        from_reply(reply).ok_or(HopFailed::Garbled)
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.hops.asked.borrow_mut().remove(&self.ticket.0);
     }
 }
 
@@ -252,7 +338,7 @@ fn from_envelope(question: RequestEnvelope) -> Option<Request> {
     })
 }
 
-fn to_reply(ticket: Ticket, reply: Reply) -> ReplyEnvelope {
+pub(crate) fn to_reply(ticket: Ticket, reply: Reply) -> ReplyEnvelope {
     let body = match reply.body {
         Body::Full(bytes) => bytes,
         Body::Stream(_) => {
@@ -272,14 +358,14 @@ fn from_reply(reply: ReplyEnvelope) -> Option<Reply> {
     })
 }
 
-fn header_bytes(headers: &HeaderMap) -> Vec<(Bytes, Bytes)> {
+pub(crate) fn header_bytes(headers: &HeaderMap) -> Vec<(Bytes, Bytes)> {
     let copy = |(name, value): (&HeaderName, &HeaderValue)| {
         (Bytes::copy_from_slice(name.as_str().as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
     };
     headers.iter().map(copy).collect()
 }
 
-fn header_map(pairs: &[(Bytes, Bytes)]) -> Option<HeaderMap> {
+pub(crate) fn header_map(pairs: &[(Bytes, Bytes)]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
         headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);

@@ -26,6 +26,7 @@ pub mod listener;
 pub mod metrics;
 pub mod node;
 pub mod notify;
+mod objects;
 pub mod outgoing;
 pub mod proxy_protocol;
 pub mod quic;

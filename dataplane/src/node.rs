@@ -309,6 +309,7 @@ impl Node {
         for thread in threads {
             let _ = thread.join();
         }
+        self.workers.close();
         let _ = phase.send(Phase::Over);
         let _ = admin.join();
         if self.config.agent.socket.is_some() {
@@ -368,6 +369,7 @@ fn worker_settings(config: &Config) -> WorkerSettings {
     WorkerSettings {
         state: config.node.state.clone(),
         instances: config.workers.instances,
+        stacks: config.workers.stacks,
         code_bytes: config.workers.code_bytes,
         budget: Budget {
             memory: config.workers.compile_memory,
@@ -433,7 +435,7 @@ async fn serve(start: CoreStart, started: Started) {
     let view = &start.view.cores[start.index];
     let drain = Drain::default();
     let (hops, inbox) = hops::split(start.endpoint, Arc::clone(&view.numbers));
-    let workers = CoreWorkers::start(view.index, &start.workers, &view.numbers, &view.outgoing);
+    let workers = CoreWorkers::start(view.index, &start.workers, &view.numbers, &view.outgoing, &hops);
     let responder = || {
         let (table, numbers) = (Arc::clone(&start.table), Arc::clone(&view.numbers));
         let (hops, workers) = (Rc::clone(&hops), Rc::clone(&workers));

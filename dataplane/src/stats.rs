@@ -180,6 +180,20 @@ stats! {
         Counter zone_requests;
         /// Those of them that were refused with 508: too deep, or back where they had been.
         Counter zone_loops;
+        /// Objects started: their instances made.
+        Counter objects_started;
+        /// Objects whose instances ended: given up after a while without a turn, or after a trap or a failed write.
+        Counter objects_ended;
+        /// Objects that could not be started.
+        Counter object_start_failures;
+        /// Messages that objects handled.
+        Counter object_turns;
+        /// Turns that trapped, gave no answer, or fell over a limit.
+        Counter object_faults;
+        /// Turns answered with 503 because what they wrote, or could have read, did not become durable.
+        Counter object_commit_failures;
+        /// Messages for objects answered with 503 because as many waited as may, or they were passed on too often.
+        Counter limit_object_messages;
     }
 }
 

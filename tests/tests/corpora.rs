@@ -44,6 +44,11 @@ fn corpus_of_router() {
 }
 
 #[test]
+fn corpus_of_record() {
+    replay("record", berth_protocol::record::fuzz_logic);
+}
+
+#[test]
 fn corpus_of_zone() {
     replay("zone", berth_dataplane::zones::fuzz_logic);
 }

@@ -165,7 +165,7 @@ impl Work {
 
     /// What the build writes.
     fn components(&self) -> Vec<PathBuf> {
-        self.project.workers.values().map(|worker| self.project.folder.join(&worker.component)).collect()
+        self.project.codes().map(|(_, code)| self.project.folder.join(&code.component)).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{NAME_RULE, is_name};
+use super::{NAME, Rule};
 
 /// Longest text of a project file: it is read whole, and no person writes a thousandth of it.
 const TEXT_BYTES_MAX: usize = 1 << 20;
@@ -133,10 +133,24 @@ impl<'d> Section<'d> {
     /// A name.
     pub(super) fn name(&self, name: &str) -> Option<String> {
         let text = self.text(name)?;
-        if !is_name(&text) {
-            self.mistake_at(name, &format!("= {text:?} is no name: {NAME_RULE}"));
+        if !(NAME.keeps)(&text) {
+            self.mistake_at(name, &format!("= {text:?} is no name: {}", NAME.words));
         }
         Some(text)
+    }
+
+    /// A whole number of 32 bits.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        let value = self.find(name)?;
+        let DeValue::Integer(number) = value.get_ref() else {
+            self.wrong_kind(&self.path_of(name), value.span().start, value.get_ref(), "a whole number");
+            return None;
+        };
+        let number = u32::from_str_radix(number.as_str(), number.radix()).ok();
+        if number.is_none() {
+            self.mistake_at(name, &format!("must be from 0 to {}", u32::MAX));
+        }
+        number
     }
 
     /// A list of texts, or one text for a list of one. An empty list is a mistake.
@@ -166,14 +180,14 @@ impl<'d> Section<'d> {
         self.as_table(self.path_of(name), key.span().start, value)
     }
 
-    /// The tables of a table, whose keys are names.
-    pub(super) fn tables(&self, name: &str) -> Vec<(String, Section<'d>)> {
+    /// The tables of a table, whose keys are names by this rule.
+    pub(super) fn tables(&self, name: &str, rule: &Rule) -> Vec<(String, Section<'d>)> {
         let Some(outer) = self.table(name) else { return Vec::new() };
         let mut tables = Vec::new();
         for (key, value) in outer.table {
             let name = key.get_ref().to_string();
-            if !is_name(&name) {
-                outer.mistake_at(&name, &format!("is no name: {NAME_RULE}"));
+            if !(rule.keeps)(&name) {
+                outer.mistake_at(&name, &format!("is no name: {}", rule.words));
             }
             if let Some(inner) = outer.as_table(outer.path_of(&name), key.span().start, value) {
                 tables.push((name, inner));

@@ -57,7 +57,7 @@ impl From<DeployError> for Refusal {
                 Self::new(StatusCode::BAD_REQUEST, "zone-refused", "The zone is not right", &error)
             }
             DeployError::Unknown(_) => Self::unknown(&error),
-            DeployError::Store(_) => Self::internal(&error),
+            DeployError::Store(_) | DeployError::Objects(_) => Self::internal(&error),
         }
     }
 }

@@ -114,6 +114,8 @@ struct Explained {
     because: String,
     zone: Option<ZoneShown>,
     worker: Option<WorkerShown>,
+    /// The object that would have it.
+    object: Option<ObjectShown>,
     origin: Option<String>,
     /// The route that won, if one did.
     route: Option<RouteShown>,
@@ -128,6 +130,7 @@ struct Explained {
 #[serde(rename_all = "snake_case")]
 enum Rule {
     Worker,
+    Object,
     Origin,
     Configuration,
     Nothing,
@@ -145,6 +148,12 @@ struct ZoneShown {
 struct WorkerShown {
     name: String,
     script: String,
+}
+
+#[derive(Debug, Serialize)]
+struct ObjectShown {
+    class: String,
+    name: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +185,7 @@ impl Explained {
             because: String::new(),
             zone: None,
             worker: None,
+            object: None,
             origin: None,
             route: None,
             lost: Vec::new(),
@@ -229,6 +239,14 @@ impl Explained {
                 self.because = format!("{has_host}, and its worker {} the path by {route}", worker.name);
                 self.worker =
                     Some(WorkerShown { name: worker.name.clone(), script: worker.script.to_string() });
+            }
+            Handler::Object(class, name) => {
+                self.rule = Rule::Object;
+                self.because = format!(
+                    "{has_host}, and its class {} the path by {route}: the object {name}",
+                    class.code.name
+                );
+                self.object = Some(ObjectShown { class: class.code.name.clone(), name });
             }
             Handler::Origin => {
                 self.rule = Rule::Origin;

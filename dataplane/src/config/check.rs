@@ -74,6 +74,7 @@ fn runtime(table: &Section<'_>) -> Runtime {
 fn workers(table: &Section<'_>) -> Workers {
     Workers {
         instances: table.read(&keys::WORKERS_INSTANCES),
+        stacks: table.read(&keys::WORKERS_STACKS),
         code_bytes: table.read(&keys::WORKERS_CODE_BYTES),
         compile_memory: table.read(&keys::WORKERS_COMPILE_MEMORY),
         compile_time: table.read(&keys::WORKERS_COMPILE_TIME),

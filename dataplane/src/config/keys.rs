@@ -19,7 +19,7 @@ use super::rules::{
     Levels, Name, Networks, Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time, User,
 };
 use super::units::{GIB, KIB, MIB};
-use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol, Xdp};
+use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol, Stacks, Xdp};
 
 /// One key: where it stands, what it may be, and why.
 pub(super) struct Key<R> {
@@ -789,6 +789,16 @@ keys! {
         meaning: "Calls of guests that run at a time, on all cores. At the bound a request is answered with 503.",
         why: "Each has a place for its memory and a stack that stay with the node: a thousand are 256 MiB of stacks at most, \
             and 6 TiB of addresses. Eight are the least with which calls to other zones end.",
+    };
+    WORKERS_STACKS: Choice<Stacks> = Key {
+        path: "workers.stacks",
+        rule: Choice { words: &[("cleaned", Stacks::Cleaned), ("kept", Stacks::Kept)] },
+        fallback: Fallback::Default("\"cleaned\""),
+        example: "\"kept\"",
+        meaning: "What becomes of the stack of a call that has ended, before another call gets it: whether it is overwritten. \
+            No guest can read either; memory, tables and globals are cleaned always.",
+        why: "A mistake of the engine would show nothing of others. It takes 256 KiB to be written for each call, a fifth of \
+            what a small request costs: who runs code of one owner only may save it, as `wasmtime serve` does.",
     };
     WORKERS_CODE_BYTES: Size<usize> = Key {
         path: "workers.code_bytes",

@@ -34,6 +34,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use berth_isolate_host::Stacks;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
@@ -426,6 +427,8 @@ pub struct Shutdown {
 pub struct Workers {
     /// Calls that run at a time.
     pub instances: u32,
+    /// What becomes of their stacks.
+    pub stacks: Stacks,
     /// Bytes of code that are loaded.
     pub code_bytes: usize,
     /// Bytes of memory of the process that compiles.

@@ -101,6 +101,7 @@ drain = "5s"
 
 [workers]
 instances = 20
+stacks = "kept"
 code_bytes = "128MiB"
 compile_memory = "3GiB"
 compile_time = "5s"
@@ -151,6 +152,7 @@ websocket = {}
 fn every_worker_key() -> Workers {
     Workers {
         instances: 20,
+        stacks: Stacks::Kept,
         code_bytes: 128 << 20,
         compile_memory: 3 << 30,
         compile_time: Duration::from_secs(5),

@@ -16,7 +16,7 @@ use super::world::{CallWorld, Context};
 use crate::enforce::{Admitted, Instantiate, admit};
 use crate::http::body::{Body, BodyError};
 use crate::http::message::{Problem, Reply, Request, Security};
-use crate::zones::{Handler, Worker, Zone};
+use crate::zones::{Class, Handler, Worker, Zone};
 
 /// What guests are told of a request, and nobody else may tell them.
 const CLIENT_IP: HeaderName = HeaderName::from_static("berth-client-ip");
@@ -29,6 +29,7 @@ impl CoreWorkers {
         match zone.handler(&request.target) {
             Handler::Nothing => Reply::problem(Problem::NoRoute),
             Handler::Origin => self.fetch_origin(&zone, request).await,
+            Handler::Object(class, name) => self.ask_object(&zone, &class, &name, request).await,
             Handler::Worker(worker) => {
                 let client = request.peer.client.ip();
                 let context = self.context(zone, worker, client, None);
@@ -51,18 +52,25 @@ impl CoreWorkers {
         Arc::new(Context { zone, worker, request, client, parent, depth, core: Arc::clone(&self.links) })
     }
 
+    /// What a turn of an object is known by, for this request of this client.
+    pub(crate) fn object_context(
+        &self,
+        zone: &Arc<Zone>,
+        class: &Class,
+        client: std::net::IpAddr,
+        request: u64,
+    ) -> Arc<Context> {
+        let (zone, worker, core) = (Arc::clone(zone), Arc::clone(&class.code), Arc::clone(&self.links));
+        Arc::new(Context { zone, worker, request, client, parent: None, depth: 0, core })
+    }
+
     /// Calls a worker.
     pub(super) async fn call<B>(self: Rc<Self>, context: Arc<Context>, mut incoming: Incoming<B>) -> Reply
     where
         B: http_body::Body<Data = Bytes> + Unpin + 'static,
     {
         self.links.numbers.worker_calls.add(1);
-        let (Some(entry), Some(library)) =
-            (self.workers.entry(&context.worker), self.workers.opened_library())
-        else {
-            return Reply::problem(Problem::Internal);
-        };
-        let script = match library.script(entry).await {
+        let script = match self.script(&context.worker).await {
             Ok(script) => script,
             Err(error) => {
                 tracing::error!(zone = context.zone.name, worker = context.worker.name, %error, "worker.script");
@@ -94,8 +102,8 @@ impl CoreWorkers {
                 reply
             }
             Err(fault) => {
-                report(&context, &fault);
-                Reply::problem(problem(&fault.kind))
+                report_fault(&context, &fault);
+                Reply::problem(fault_problem(&fault.kind))
             }
         }
     }
@@ -130,7 +138,7 @@ where
     }
     berth_runtime::spawn(async move {
         if let Err(fault) = std::future::poll_fn(|cx| call.poll_guest(cx)).await {
-            report(&context, &fault);
+            report_fault(&context, &fault);
         }
     });
 }
@@ -155,7 +163,7 @@ fn incoming(request: Request) -> Option<Incoming<crate::http::body::RequestBody>
 }
 
 /// Path and query as they came, without what an absolute target has before them.
-pub(super) fn path(target: &crate::http::target::Target) -> Option<String> {
+pub(crate) fn path(target: &crate::http::target::Target) -> Option<String> {
     let mut path = String::from_utf8(target.raw_path().to_vec()).ok()?;
     if !path.starts_with('/') {
         path.insert(0, '/');
@@ -168,7 +176,7 @@ pub(super) fn path(target: &crate::http::target::Target) -> Option<String> {
 }
 
 /// Takes out what only the node may say, and says it.
-fn tell_guest(headers: &mut HeaderMap, context: &Context) {
+pub(crate) fn tell_guest(headers: &mut HeaderMap, context: &Context) {
     let forged: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
     for name in forged {
@@ -206,7 +214,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> http_body::Body for Gue
                 None
             }
             Some(Err(fault)) => {
-                report(&this.context, &fault);
+                report_fault(&this.context, &fault);
                 this.call = None;
                 Some(Err(BodyError::Gone))
             }
@@ -220,7 +228,7 @@ impl<B: http_body::Body<Data = Bytes> + Unpin + 'static> http_body::Body for Gue
 }
 
 /// What the client is told: that it failed, and whether it was about time.
-fn problem(kind: &FaultKind) -> Problem {
+pub(crate) fn fault_problem(kind: &FaultKind) -> Problem {
     match kind {
         FaultKind::Limit(limit) if limit.is_time() => Problem::TimeLimit,
         FaultKind::Busy => Problem::Overload,
@@ -232,7 +240,7 @@ fn problem(kind: &FaultKind) -> Problem {
 }
 
 /// Everything that is known goes into the log and the counters.
-fn report(context: &Context, fault: &Fault) {
+pub(crate) fn report_fault(context: &Context, fault: &Fault) {
     let word = fault.kind.word();
     let limit = match &fault.kind {
         FaultKind::Limit(limit) => limit.to_string(),

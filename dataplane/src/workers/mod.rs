@@ -12,25 +12,35 @@ mod world;
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use berth_isolate_host::compile::{Budget, CompileError, Compiler};
 use berth_isolate_host::library::{Entry, Library, OpenError, ScriptId};
-use berth_isolate_host::{Host, HostError, Settings as HostSettings};
+use berth_isolate_host::{Host, HostError, Script, Settings as HostSettings, Stacks};
+use berth_protocol::link::with_causes;
 use tokio::sync::broadcast;
 
 use crate::clock;
 use crate::enforce::{Enforce, SafeDefaults};
+use crate::hops::Hops;
+use crate::objects::{CoreObjects, Objects, ObjectsError};
 use crate::outgoing::{Client, ClientNumbers, ClientOptions, CoreResolver, ResolverOptions, Resolvers, Tls};
 use crate::stats::CoreNumbers;
-use crate::zones::{DeployError, Document, StoreError, Worker, Zones};
+use crate::zones::{DeployError, Document, StoreError, Worker, Wrong, Zones};
+pub(crate) use call::{fault_problem, path, report_fault, tell_guest};
+pub(crate) use send::Way;
+pub(crate) use world::Context;
 use world::CoreLinks;
 pub use world::GuestLine;
 
 /// Lines that wait for those who follow the log of guests; who falls further behind misses some, and is told.
 const TAIL_LINES: usize = 1024;
+
+/// How often it is tried to open the objects that another process has.
+const OPEN_AGAIN: Duration = Duration::from_millis(200);
 
 /// What the node decides of its workers.
 #[derive(Debug, Clone)]
@@ -39,6 +49,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// Calls that run at a time.
     pub instances: u32,
+    /// What becomes of their stacks.
+    pub stacks: Stacks,
     /// Bytes of code that are loaded.
     pub code_bytes: usize,
     /// What compiling one component may cost.
@@ -79,6 +91,8 @@ pub struct Workers {
     looking: Mutex<()>,
     resolvers: Arc<Resolvers>,
     tls: Tls,
+    /// The objects of the node.
+    objects: Arc<Objects>,
 }
 
 impl Workers {
@@ -88,6 +102,7 @@ impl Workers {
         let lines = broadcast::Sender::new(TAIL_LINES);
         let resolvers = Resolvers::start(&ResolverOptions::default()).map_err(WorkersError::Resolvers)?;
         let tls = Tls::of_this_machine()?;
+        let objects = Arc::new(Objects::new(settings.state.join("objects")));
         let workers = Self {
             settings,
             zones,
@@ -98,11 +113,15 @@ impl Workers {
             looking: Mutex::new(()),
             resolvers: Arc::new(resolvers),
             tls,
+            objects,
         };
         if !workers.zones.is_empty() {
             workers.library()?;
         }
         let workers = Arc::new(workers);
+        if workers.zones.has_classes() {
+            workers.open_objects();
+        }
         let watching = Arc::downgrade(&workers);
         let watched = reach::watch(move || watching.upgrade().map(|workers| workers.look_again()).is_some());
         if let Err(error) = watched {
@@ -125,7 +144,8 @@ impl Workers {
         if let Some(library) = self.library.get() {
             return Ok(library);
         }
-        let host = Host::new(&HostSettings { instances: self.settings.instances })?;
+        let host =
+            Host::new(&HostSettings { instances: self.settings.instances, stacks: self.settings.stacks })?;
         // The program that runs, also when another one was installed in its place meanwhile.
         let program = PathBuf::from("/proc/self/exe");
         let arguments = vec!["compile-script".to_owned()];
@@ -146,6 +166,38 @@ impl Workers {
         Some(worker.entry.get_or_init(|| library.entry(worker.script)))
     }
 
+    /// Opens the objects. A node whose objects cannot be had serves everything else; those of a process that still ends it
+    /// has as soon as that is over.
+    fn open_objects(&self) {
+        let waits = match self.objects.open() {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::error!(error = with_causes(&error), "objects.closed");
+                matches!(error, ObjectsError::InUse { .. })
+            }
+        };
+        if waits {
+            let objects = Arc::downgrade(&self.objects);
+            let waiting = std::thread::Builder::new().name("objects-open".into()).spawn(move || {
+                while let Some(Err(ObjectsError::InUse { .. })) =
+                    objects.upgrade().map(|objects| objects.open())
+                {
+                    std::thread::sleep(OPEN_AGAIN);
+                }
+            });
+            if let Err(error) = waiting {
+                tracing::error!(%error, "objects.closed: no thread waits for them; deploy again when they are free");
+            }
+        }
+    }
+
+    /// Brings the objects' state into order for the next start. Called when no core runs any more.
+    pub(crate) fn close(&self) {
+        if let Err(error) = self.objects.close() {
+            tracing::error!(error = with_causes(&error), "objects.close");
+        }
+    }
+
     /// Takes a component. It waits for the compiler: not for a core.
     pub fn upload(&self, component: &[u8]) -> Result<ScriptId, UploadError> {
         Ok(self.library()?.add(component)?)
@@ -155,9 +207,35 @@ impl Workers {
     pub fn deploy(&self, name: &str, document: Document) -> Result<u64, DeployError> {
         let library = self.library.get();
         let is_here = |id| library.is_some_and(|library| library.has(id));
+        document.check()?;
+        self.check_kinds(&document)?;
+        if !document.objects.is_empty() {
+            self.objects.open()?;
+        }
         let version = self.zones.deploy(name, document, &is_here, clock::now_s())?;
         self.look_again();
         Ok(version)
+    }
+
+    /// Whether workers are workers and classes are classes. What is not here is somebody else's to say.
+    fn check_kinds(&self, document: &Document) -> Result<(), DeployError> {
+        let Some(library) = self.library.get() else { return Ok(()) };
+        let workers = document.workers.iter().map(|(name, worker)| ("workers", name, &worker.script, false));
+        let classes = document.objects.iter().map(|(name, class)| ("objects", name, &class.script, true));
+        let mut wrong = Vec::new();
+        for (kind, name, script, is_class) in workers.chain(classes) {
+            let Some(id) = ScriptId::parse(script).filter(|id| library.has(*id)) else { continue };
+            let words = match wait(library.script(&library.entry(id))) {
+                Ok(script) if script.is_class() == is_class => continue,
+                Ok(_) if is_class => {
+                    "it answers requests, but exports no berth:object/events: it is a worker".to_owned()
+                }
+                Ok(_) => "it exports berth:object/events: it is a class of objects".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            wrong.push(format!("{kind}.{name}.script: {words}"));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(Wrong(wrong).into()) }
     }
 
     /// Lets a version that was deployed before answer again.
@@ -180,6 +258,24 @@ impl Workers {
     }
 }
 
+/// Waits for a future on a thread that may.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            std::task::Poll::Ready(value) => return value,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
 /// Why an upload is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -199,6 +295,8 @@ pub struct CoreWorkers {
     client: Client,
     /// Of the next request: the first half is this core's alone.
     next_request: Cell<u64>,
+    /// The objects that live here.
+    pub(crate) objects: CoreObjects,
 }
 
 impl CoreWorkers {
@@ -208,6 +306,7 @@ impl CoreWorkers {
         workers: &Arc<Workers>,
         numbers: &Arc<CoreNumbers>,
         outgoing: &Arc<ClientNumbers>,
+        hops: &Rc<Hops>,
     ) -> Rc<Self> {
         Host::enter_thread();
         let client = Client::new(
@@ -217,12 +316,32 @@ impl CoreWorkers {
             ClientOptions::default(),
             Arc::clone(outgoing),
         );
-        Rc::new(Self {
+        let objects = |core: &Weak<Self>| {
+            let (node, numbers) = (Arc::clone(&workers.objects), Arc::clone(numbers));
+            CoreObjects::new(index, node, Rc::clone(hops), numbers, Weak::clone(core))
+        };
+        let core = Rc::new_cyclic(|core| Self {
             client,
             workers: Arc::clone(workers),
             links: Arc::new(CoreLinks { lines: workers.lines.clone(), numbers: Arc::clone(numbers) }),
             next_request: Cell::new(first_request(index)),
-        })
+            objects: objects(core),
+        });
+        CoreObjects::attend(&core);
+        core
+    }
+
+    /// The script of a worker or class, loaded if it is not.
+    pub(crate) async fn script(&self, worker: &Worker) -> Result<Arc<Script>, String> {
+        let (Some(entry), Some(library)) = (self.workers.entry(worker), self.workers.opened_library()) else {
+            return Err("the node has no engine".to_owned());
+        };
+        library.script(entry).await.map_err(|error| error.to_string())
+    }
+
+    /// Who decides what is allowed.
+    pub(crate) fn enforce(&self) -> &dyn Enforce {
+        &*self.workers.reach
     }
 
     /// The zones.
@@ -230,7 +349,7 @@ impl CoreWorkers {
         &self.workers.zones
     }
 
-    fn new_request(&self) -> u64 {
+    pub(crate) fn new_request(&self) -> u64 {
         self.next_request.replace(self.next_request.get().wrapping_add(1))
     }
 }

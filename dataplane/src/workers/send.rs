@@ -27,10 +27,13 @@ use crate::zones::{Handler, Zone};
 /// Calls that may stand above one another. Each holds an instance.
 const DEPTH_MAX: u8 = 8;
 
+/// What the host names of objects end in.
+const OBJECTS: &str = ".object.internal";
+
 /// The way out of a call.
-pub(super) struct Way {
-    pub(super) core: Rc<CoreWorkers>,
-    pub(super) context: Arc<Context>,
+pub(crate) struct Way {
+    pub(crate) core: Rc<CoreWorkers>,
+    pub(crate) context: Arc<Context>,
 }
 
 impl WayOut for Way {
@@ -46,6 +49,9 @@ impl CoreWorkers {
         let host = Host::parse(host.as_bytes()).map_err(|_| ErrorCode::HttpRequestUriInvalid)?.into_owned();
         let target = Target::parse(Bytes::from(request.path.clone()));
         let target = target.map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+        if let Some(object) = host.as_str().strip_suffix(OBJECTS) {
+            return self.send_to_object(object, request, &context).await;
+        }
         let zone = self.zones().hosts().find(Some(&host), &target);
         match zone {
             Some(zone) if zone.name != context.zone.name => {
@@ -54,6 +60,19 @@ impl CoreWorkers {
             Some(zone) => self.send_to_origin(&zone, request).await,
             None => self.send_out(request, &context).await,
         }
+    }
+
+    /// To an object of the guest's own zone: `NAME.CLASS`, before the suffix that all of them have.
+    async fn send_to_object(
+        &self,
+        object: &str,
+        request: Outbound,
+        context: &Arc<Context>,
+    ) -> Result<Inbound, ErrorCode> {
+        let (name, class) = object.rsplit_once('.').ok_or(ErrorCode::DestinationNotFound)?;
+        let class = context.zone.class(class).ok_or(ErrorCode::DestinationNotFound)?;
+        let (client, number) = (context.client, context.request);
+        Ok(inbound(self.ask_object_of(&context.zone, class, name, request, client, number).await))
     }
 
     async fn send_to_zone(
@@ -77,6 +96,9 @@ impl CoreWorkers {
             }
             Handler::Nothing => Reply::problem(Problem::NoRoute),
             Handler::Origin => return self.send_to_origin(&zone, request).await,
+            Handler::Object(class, name) => {
+                self.ask_object_of(&zone, &class, &name, request, context.client, context.request).await
+            }
             Handler::Worker(worker) => {
                 tracing::debug!(
                     zone = zone.name,

@@ -29,11 +29,11 @@ pub struct GuestLine {
 }
 
 /// Who asked whom: a call, and the calls that led to it.
-pub(super) struct Context {
-    pub(super) zone: Arc<Zone>,
-    pub(super) worker: Arc<Worker>,
-    pub(super) request: u64,
-    pub(super) client: IpAddr,
+pub(crate) struct Context {
+    pub(crate) zone: Arc<Zone>,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) request: u64,
+    pub(crate) client: IpAddr,
     /// The call whose guest asked for this one.
     pub(super) parent: Option<Arc<Context>>,
     /// Calls above it.
@@ -43,9 +43,9 @@ pub(super) struct Context {
 }
 
 /// What calls reach of their core. One for each core, so that no call touches a count that other cores share.
-pub(super) struct CoreLinks {
-    pub(super) lines: broadcast::Sender<Arc<GuestLine>>,
-    pub(super) numbers: Arc<CoreNumbers>,
+pub(crate) struct CoreLinks {
+    pub(crate) lines: broadcast::Sender<Arc<GuestLine>>,
+    pub(crate) numbers: Arc<CoreNumbers>,
 }
 
 impl Context {
@@ -67,7 +67,7 @@ impl Context {
     }
 
     /// Tells those who follow the log.
-    pub(super) fn tell(&self, stream: &'static str, text: &str) {
+    pub(crate) fn tell(&self, stream: &'static str, text: &str) {
         if self.core.lines.receiver_count() == 0 {
             return;
         }
@@ -83,6 +83,26 @@ impl Context {
     }
 }
 
+impl Context {
+    /// A line of the guest.
+    pub(crate) fn log(&self, stream: Stream, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        let stream = match stream {
+            Stream::Out => "out",
+            Stream::Err => "err",
+        };
+        let Context { zone, worker, .. } = self;
+        tracing::info!(target: "guest", zone = zone.name, worker = worker.name, request = self.request_id(), stream, text = &*text, "guest.line");
+        self.tell(stream, &text);
+    }
+
+    /// More than may be logged.
+    pub(crate) fn log_is_cut(&self) {
+        self.core.numbers.limit_worker_log.add(1);
+        self.tell("fault", "the log of this request is cut: limits.log_bytes");
+    }
+}
+
 /// What the isolate host gets: the context as a world. A type of its own, since the trait is not ours.
 pub(super) struct CallWorld(pub(super) Arc<Context>);
 
@@ -92,19 +112,11 @@ impl World for CallWorld {
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {
-        let text = String::from_utf8_lossy(line);
-        let stream = match stream {
-            Stream::Out => "out",
-            Stream::Err => "err",
-        };
-        let Context { zone, worker, .. } = &*self.0;
-        tracing::info!(target: "guest", zone = zone.name, worker = worker.name, request = self.0.request_id(), stream, text = &*text, "guest.line");
-        self.0.tell(stream, &text);
+        self.0.log(stream, line);
     }
 
     fn log_is_cut(&self) {
-        self.0.core.numbers.limit_worker_log.add(1);
-        self.0.tell("fault", "the log of this request is cut: limits.log_bytes");
+        self.0.log_is_cut();
     }
 
     fn variables(&self) -> &[(String, String)] {

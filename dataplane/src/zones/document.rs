@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use berth_isolate_host::Limits;
 use berth_isolate_host::library::ScriptId;
+use berth_isolate_host::{Limits, object};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ const NAME_MAX: usize = 63;
 const HOSTS_MAX: usize = 100;
 /// Workers of one zone.
 const WORKERS_MAX: usize = 100;
+/// Classes of objects of one zone.
+const CLASSES_MAX: usize = 100;
 /// Variables, and secrets, of one worker; bytes of them all.
 const VARIABLES_MAX: usize = 256;
 const VARIABLE_BYTES_MAX: usize = 64 << 10;
@@ -38,6 +40,39 @@ pub struct Document {
     /// What answers.
     #[serde(default)]
     pub workers: BTreeMap<String, WorkerDocument>,
+    /// Classes of objects, which answer as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub objects: BTreeMap<String, ClassDocument>,
+}
+
+/// A class of objects of a zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassDocument {
+    /// The id of its script.
+    pub script: String,
+    /// Patterns of the paths that its objects answer; `:name` is the object's name.
+    pub routes: Vec<String>,
+    /// The version of what its objects store. When it rises, each object is brought to it at its next start.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub version: u32,
+    /// What they may read of its configuration.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// What they may read if they know the name. `None` in what is shown.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Option<String>>,
+    /// What a turn may cost.
+    #[serde(default)]
+    pub limits: LimitsDocument,
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+fn is_first_version(version: &u32) -> bool {
+    *version == 1
 }
 
 /// A worker of a zone.
@@ -93,6 +128,9 @@ pub struct LimitsDocument {
     /// Bytes that it logs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<String>,
+    /// Bytes that one object stores. Workers store nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
 }
 
 fn default_tenant() -> String {
@@ -110,8 +148,30 @@ pub struct Checked {
     pub origin: Option<Destination>,
     /// Its workers.
     pub workers: Vec<CheckedWorker>,
-    /// Which worker answers which path.
-    pub routes: Router<usize>,
+    /// Its classes.
+    pub classes: Vec<CheckedClass>,
+    /// What answers which path.
+    pub routes: Router<Place>,
+}
+
+/// What a route leads to, by its place in a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A worker.
+    Worker(usize),
+    /// An object of a class.
+    Class(usize),
+}
+
+/// A class that is right.
+#[derive(Debug)]
+pub struct CheckedClass {
+    /// Its code, with what a turn may cost.
+    pub code: CheckedWorker,
+    /// The version of what its objects store.
+    pub version: u32,
+    /// Bytes that one object may store.
+    pub storage: u64,
 }
 
 /// A worker that is right.
@@ -158,6 +218,16 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
+/// The parameter of a route of a class that names the object.
+pub(super) const OBJECT_NAME: &str = "name";
+
+/// Whether a class may have this name.
+fn is_class_name(text: &str) -> bool {
+    (1..=NAME_MAX).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 impl Document {
     /// Reads JSON.
     pub fn parse(text: &[u8]) -> Result<Self, Wrong> {
@@ -168,8 +238,10 @@ impl Document {
     /// The same without its secrets.
     pub fn without_secrets(&self) -> Self {
         let mut shown = self.clone();
-        for worker in shown.workers.values_mut() {
-            worker.secrets.values_mut().for_each(|secret| *secret = None);
+        let workers = shown.workers.values_mut().map(|worker| &mut worker.secrets);
+        let classes = shown.objects.values_mut().map(|class| &mut class.secrets);
+        for secrets in workers.chain(classes) {
+            secrets.values_mut().for_each(|secret| *secret = None);
         }
         shown
     }
@@ -192,14 +264,30 @@ impl Document {
             Some(text) => wrong.take("origin", read_origin(text)),
             None => None,
         };
+        if self.objects.len() > CLASSES_MAX {
+            wrong.add(format!("objects: at most {CLASSES_MAX} classes"));
+        }
         let mut routes = Vec::new();
         let mut workers = Vec::new();
         for (index, (name, worker)) in self.workers.iter().take(WORKERS_MAX).enumerate() {
             for route in &worker.routes {
                 let pattern = wrong.take(&format!("workers.{name}.routes"), Pattern::parse("*", route));
-                routes.extend(pattern.map(|pattern| (pattern, index)));
+                routes.extend(pattern.map(|pattern| (pattern, Place::Worker(index))));
             }
             workers.extend(worker.check(name, &mut wrong));
+        }
+        let mut classes: Vec<CheckedClass> = Vec::new();
+        for (index, (name, class)) in self.objects.iter().take(CLASSES_MAX).enumerate() {
+            routes.extend(class.routes(name, &mut wrong).map(|pattern| (pattern, Place::Class(index))));
+            let checked = class.check(name, &mut wrong);
+            let same = |other: &&CheckedClass| other.code.name.eq_ignore_ascii_case(name);
+            if let Some(other) = classes.iter().find(same) {
+                wrong.add(format!(
+                    "objects.{name}: differs from {} in case only, which hosts do not tell apart",
+                    other.code.name
+                ));
+            }
+            classes.extend(checked);
         }
         let routes = match Router::new(routes) {
             Ok(routes) => Some(routes),
@@ -210,7 +298,7 @@ impl Document {
         };
         match routes {
             Some(routes) if wrong.0.is_empty() => {
-                Ok(Checked { tenant: self.tenant.clone(), hosts, origin, workers, routes })
+                Ok(Checked { tenant: self.tenant.clone(), hosts, origin, workers, classes, routes })
             }
             _ => Err(wrong),
         }
@@ -236,37 +324,96 @@ fn read_origin(text: &str) -> Result<Destination, String> {
 
 impl WorkerDocument {
     fn check(&self, name: &str, wrong: &mut Wrong) -> Option<CheckedWorker> {
-        let before = wrong.0.len();
-        let at = |key: &str| format!("workers.{name}.{key}");
+        let place = format!("workers.{name}");
         if !is_name(name) {
-            wrong
-                .add(format!("workers.{name}: a name is 1 to 63 of a-z, 0-9 and -, beginning with a letter"));
+            wrong.add(format!("{place}: a name is 1 to 63 of a-z, 0-9 and -, beginning with a letter"));
         }
         if self.routes.is_empty() {
-            wrong.add(format!("{}: at least one, like \"/*\"", at("routes")));
+            wrong.add(format!("{place}.routes: at least one, like \"/*\""));
         }
-        let script = ScriptId::parse(&self.script);
-        if script.is_none() {
+        if self.limits.storage.is_some() {
+            wrong.add(format!("{place}.limits.storage: a worker stores nothing; objects do"));
+        }
+        let code = CodeDocument {
+            script: &self.script,
+            env: &self.env,
+            secrets: &self.secrets,
+            limits: &self.limits,
+        };
+        code.check(name, &place, wrong)
+    }
+}
+
+impl ClassDocument {
+    /// Its routes. Each has to say which object it is about.
+    fn routes(&self, name: &str, wrong: &mut Wrong) -> impl Iterator<Item = Pattern> + use<> {
+        let mut patterns = Vec::new();
+        for route in &self.routes {
+            let place = format!("objects.{name}.routes");
+            let Some(pattern) = wrong.take(&place, Pattern::parse("*", route)) else { continue };
+            let names_it = pattern.path().parameters().any(|parameter| parameter == OBJECT_NAME);
+            if names_it {
+                patterns.push(pattern);
+            } else {
+                wrong.add(format!("{place}: {route} has no :{OBJECT_NAME}, which is the object's name"));
+            }
+        }
+        patterns.into_iter()
+    }
+
+    fn check(&self, name: &str, wrong: &mut Wrong) -> Option<CheckedClass> {
+        let place = format!("objects.{name}");
+        if !is_class_name(name) {
             wrong.add(format!(
-                "{}: the 64 hexadecimal digits that the upload was answered with",
-                at("script")
+                "{place}: a class's name is 1 to 63 of letters, digits and -, beginning with a letter"
             ));
         }
+        let mut limits = Reader { place: &format!("{place}.limits"), wrong };
+        let storage = limits.size(
+            "storage",
+            self.limits.storage.as_deref(),
+            object::STORAGE_DEFAULT,
+            object::STORAGE_MOST,
+        );
+        let code = CodeDocument {
+            script: &self.script,
+            env: &self.env,
+            secrets: &self.secrets,
+            limits: &self.limits,
+        };
+        Some(CheckedClass { code: code.check(name, &place, wrong)?, version: self.version, storage })
+    }
+}
+
+/// What workers and classes have in common.
+struct CodeDocument<'d> {
+    script: &'d str,
+    env: &'d BTreeMap<String, String>,
+    secrets: &'d BTreeMap<String, Option<String>>,
+    limits: &'d LimitsDocument,
+}
+
+impl CodeDocument<'_> {
+    fn check(&self, name: &str, place: &str, wrong: &mut Wrong) -> Option<CheckedWorker> {
+        let script = ScriptId::parse(self.script);
+        if script.is_none() {
+            wrong.add(format!("{place}.script: the 64 hexadecimal digits that the upload was answered with"));
+        }
+        let before = wrong.0.len();
         let mut secrets = BTreeMap::new();
-        for (key, value) in &self.secrets {
+        for (key, value) in self.secrets {
             match value {
                 Some(value) => drop(secrets.insert(key.clone(), value.clone())),
-                None => wrong
-                    .add(format!("{}: it has no value; deploy it with one", at(&format!("secrets.{key}")))),
+                None => wrong.add(format!("{place}.secrets.{key}: it has no value; deploy it with one")),
             }
         }
         let pairs = || self.env.iter().chain(&secrets);
         let bytes: usize = pairs().map(|(key, value)| key.len() + value.len()).sum();
         if pairs().count() > VARIABLES_MAX || bytes > VARIABLE_BYTES_MAX {
             let most = show_size(VARIABLE_BYTES_MAX as u64);
-            wrong.add(format!("{}: with secrets at most {VARIABLES_MAX} of {most} in all", at("env")));
+            wrong.add(format!("{place}.env: with secrets at most {VARIABLES_MAX} of {most} in all"));
         }
-        let limits = self.limits.check(&at("limits"), wrong);
+        let limits = self.limits.check(&format!("{place}.limits"), wrong);
         let variables = self.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         if wrong.0.len() > before {
             return None;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 use berth_isolate_host::Limits;
 use berth_isolate_host::library::{Entry, ScriptId};
+use berth_protocol::object::Scope;
 use serde::Serialize;
 
 pub use document::{Document, Wrong, fuzz_logic, is_name};
@@ -23,7 +24,7 @@ use crate::enforce::Who;
 use crate::http::target::{Host, Target};
 use crate::outgoing::Destination;
 use crate::router::{Explanation, Pattern, Router};
-use document::Checked;
+use document::{Checked, OBJECT_NAME, Place};
 use store::{Record, Store};
 
 /// Zones of a node.
@@ -41,7 +42,21 @@ pub struct Zone {
     /// Where its own content comes from.
     pub origin: Option<Destination>,
     workers: Vec<Arc<Worker>>,
-    routes: Router<usize>,
+    classes: Vec<Arc<Class>>,
+    routes: Router<Place>,
+}
+
+/// A class of objects as requests see it.
+#[derive(Debug)]
+pub struct Class {
+    /// Its code, as that of a worker. Its name is that of the class.
+    pub code: Arc<Worker>,
+    /// Under which its objects are stored.
+    pub scope: Scope,
+    /// The version of what they store.
+    pub version: u32,
+    /// Bytes that each may store.
+    pub storage: u64,
 }
 
 /// A worker as requests see it.
@@ -66,6 +81,8 @@ pub struct Worker {
 pub enum Handler {
     /// A worker of the zone.
     Worker(Arc<Worker>),
+    /// The object of a class that has this name.
+    Object(Arc<Class>, String),
     /// Its origin.
     Origin,
     /// Nothing.
@@ -76,10 +93,21 @@ impl Zone {
     /// What answers this target.
     pub fn handler(&self, target: &Target) -> Handler {
         match self.routes.find(None, target) {
-            Some(found) => Handler::Worker(Arc::clone(&self.workers[*found.value()])),
+            Some(found) => match *found.value() {
+                Place::Worker(index) => Handler::Worker(Arc::clone(&self.workers[index])),
+                Place::Class(index) => {
+                    let name = found.parameter(OBJECT_NAME).unwrap_or_default().to_owned();
+                    Handler::Object(Arc::clone(&self.classes[index]), name)
+                }
+            },
             None if self.origin.is_some() => Handler::Origin,
             None => Handler::Nothing,
         }
+    }
+
+    /// The class of this name, in whatever case.
+    pub fn class(&self, name: &str) -> Option<&Arc<Class>> {
+        self.classes.iter().find(|class| class.code.name.eq_ignore_ascii_case(name))
     }
 
     /// Which of its workers' routes match this target, and why one wins.
@@ -90,17 +118,25 @@ impl Zone {
 
 /// All zones, by their hosts: what a request looks into.
 #[derive(Debug)]
-pub struct Hosts(Router<Arc<Zone>>);
+pub struct Hosts {
+    router: Router<Arc<Zone>>,
+    named: HashMap<String, Arc<Zone>>,
+}
 
 impl Hosts {
     /// The zone that a host belongs to.
     pub fn find(&self, host: Option<&Host<'_>>, target: &Target) -> Option<Arc<Zone>> {
-        self.0.find(host, target).map(|found| Arc::clone(found.value()))
+        self.router.find(host, target).map(|found| Arc::clone(found.value()))
     }
 
     /// Which zones' hosts match a host, and why one wins.
     pub fn explain<'a>(&'a self, host: Option<&Host<'_>>, target: &'a Target) -> Explanation<'a> {
-        self.0.explain(host, target)
+        self.router.explain(host, target)
+    }
+
+    /// The zone of this name.
+    pub fn named(&self, name: &str) -> Option<Arc<Zone>> {
+        self.named.get(name).cloned()
     }
 }
 
@@ -116,6 +152,9 @@ pub enum DeployError {
     /// It could not be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The node has no objects to serve.
+    #[error(transparent)]
+    Objects(#[from] crate::objects::ObjectsError),
 }
 
 impl DeployError {
@@ -186,6 +225,11 @@ impl Zones {
         self.hosts.load()
     }
 
+    /// Whether any zone has objects.
+    pub fn has_classes(&self) -> bool {
+        self.hosts.load().named.values().any(|zone| !zone.classes.is_empty())
+    }
+
     /// Whether there is any.
     pub fn is_empty(&self) -> bool {
         self.lock().records.is_empty()
@@ -210,10 +254,12 @@ impl Zones {
             .into());
         }
         let checked = document.check()?;
-        let missing = checked.workers.iter().filter(|worker| !scripts(worker.script));
+        let workers = checked.workers.iter().map(|worker| ("workers", worker));
+        let classes = checked.classes.iter().map(|class| ("objects", &class.code));
+        let missing = workers.chain(classes).filter(|(_, code)| !scripts(code.script));
         let missing: Vec<String> = missing
-            .map(|worker| {
-                format!("workers.{}.script: {} is not here; upload it first", worker.name, worker.script)
+            .map(|(kind, code)| {
+                format!("{kind}.{}.script: {} is not here; upload it first", code.name, code.script)
             })
             .collect();
         if !missing.is_empty() {
@@ -310,6 +356,9 @@ impl Zones {
                 for (name, worker) in &document.workers {
                     routes.extend(worker.routes.iter().map(|path| route(path, Some(name))));
                 }
+                for (name, class) in &document.objects {
+                    routes.extend(class.routes.iter().map(|path| route(path, Some(name))));
+                }
                 if document.origin.is_some() {
                     routes.push(route("/*", None));
                 }
@@ -323,8 +372,9 @@ impl Zones {
         let mut users: HashMap<String, Vec<String>> = HashMap::new();
         for (zone, record) in &self.lock().records {
             for version in record.versions() {
-                for worker in version.document.workers.values() {
-                    let zones = users.entry(worker.script.clone()).or_default();
+                let workers = version.document.workers.values().map(|worker| &worker.script);
+                for script in workers.chain(version.document.objects.values().map(|class| &class.script)) {
+                    let zones = users.entry(script.clone()).or_default();
                     if !zones.contains(zone) {
                         zones.push(zone.clone());
                     }
@@ -337,7 +387,7 @@ impl Zones {
     /// The origin of each zone that has one.
     pub fn origins(&self) -> BTreeMap<Arc<str>, Destination> {
         let hosts = self.hosts.load();
-        let zones = hosts.0.routes().map(|(_, zone)| zone);
+        let zones = hosts.named.values();
         zones.filter_map(|zone| Some((Arc::clone(&zone.who.zone), zone.origin.clone()?))).collect()
     }
 }
@@ -347,19 +397,21 @@ fn build(records: &BTreeMap<String, Record>) -> Result<Hosts, Wrong> {
         return Err(Wrong(vec![format!("a node has at most {ZONES_MAX} zones")]));
     }
     let mut wrong = Wrong::default();
+    let mut named = HashMap::new();
     let mut hosts: Vec<(Pattern, Arc<Zone>)> = Vec::new();
     for (name, record) in records {
         let Some(current) = record.current() else { continue };
         match current.document.check() {
             Ok(checked) => {
                 let (patterns, zone) = make(name, current.version, checked);
+                named.insert(name.clone(), Arc::clone(&zone));
                 hosts.extend(patterns.into_iter().map(|pattern| (pattern, Arc::clone(&zone))));
             }
             Err(more) => wrong.0.extend(more.0.into_iter().map(|text| format!("zone {name}: {text}"))),
         }
     }
     match Router::new(hosts) {
-        Ok(router) if wrong.0.is_empty() => Ok(Hosts(router)),
+        Ok(router) if wrong.0.is_empty() => Ok(Hosts { router, named }),
         Ok(_) => Err(wrong),
         Err(errors) => {
             // The router speaks of routes; here they are the hosts of zones.
@@ -370,22 +422,28 @@ fn build(records: &BTreeMap<String, Record>) -> Result<Hosts, Wrong> {
 }
 
 fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Arc<Zone>) {
-    let workers = checked.workers.into_iter().map(|worker| {
+    let code = |code: document::CheckedWorker| {
         Arc::new(Worker {
-            name: worker.name,
-            script: worker.script,
-            limits: Arc::new(worker.limits),
-            variables: worker.variables,
-            secrets: worker.secrets,
+            name: code.name,
+            script: code.script,
+            limits: Arc::new(code.limits),
+            variables: code.variables,
+            secrets: code.secrets,
             entry: OnceLock::new(),
         })
+    };
+    let classes = checked.classes.into_iter().map(|class| {
+        let scope = Scope::new(name, &class.code.name);
+        Arc::new(Class { code: code(class.code), scope, version: class.version, storage: class.storage })
     });
+    let classes = classes.collect();
     let zone = Zone {
         name: name.to_owned(),
         who: Who { zone: name.into(), tenant: checked.tenant.into() },
         version,
         origin: checked.origin,
-        workers: workers.collect(),
+        workers: checked.workers.into_iter().map(code).collect(),
+        classes,
         routes: checked.routes,
     };
     (checked.hosts, Arc::new(zone))

@@ -156,6 +156,7 @@ mod tests {
             hosts: vec![host.into()],
             origin: None,
             workers: BTreeMap::new(),
+            objects: BTreeMap::new(),
         }
     }
 

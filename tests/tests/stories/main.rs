@@ -16,6 +16,7 @@ mod http2;
 mod http3;
 mod kernel;
 mod life;
+mod objects;
 mod quic;
 mod quic_life;
 mod s2n;

@@ -36,7 +36,7 @@ pub(super) const STEPS: &[Step<Context, Result<Counts, Failure>>] = &[
 
 /// Crates whose tests make no system call that Miri does not know, and in which undefined
 /// behaviour could hide or whose no_std promise is worth a second compiler.
-const MIRI_CRATES: &[&str] = &["berth-mailbox", "berth-protocol", "berth-steer"];
+const MIRI_CRATES: &[&str] = &["berth-mailbox", "berth-steer"];
 
 /// The programs of the end-to-end tests. Each is a client or a tool that we did not write.
 const END_TO_END_NEEDS: &[Need] = &[

@@ -1,0 +1,123 @@
+//! A message for an object, from whoever sent it to the core that has the object, and its reply back.
+
+use std::net::IpAddr;
+
+use berth_isolate_host::object::ObjectRequest;
+use berth_protocol::object::ObjectKey;
+use berth_protocol::ownership::{self, Refusal};
+use berth_protocol::{LetterEnvelope, Ticket};
+use bytes::Bytes;
+use http::Method;
+
+use crate::hops::{header_bytes, header_map};
+use crate::http::message::Problem;
+
+/// What a message says, and who waits for its reply.
+#[derive(Debug, Clone)]
+pub(super) struct Letter {
+    /// Which object.
+    pub(super) object: ObjectKey,
+    /// Its zone.
+    pub(super) zone: Box<str>,
+    /// Its class.
+    pub(super) class: Box<str>,
+    /// Its name, if the id comes from one.
+    pub(super) name: Option<Box<str>>,
+    /// The core that waits for the reply.
+    pub(super) asker: u16,
+    /// What the reply must carry.
+    pub(super) ticket: Ticket,
+    /// What is asked.
+    pub(super) request: ObjectRequest,
+    /// The client whose request it is, or led to it.
+    pub(super) client: IpAddr,
+    /// The number of that request.
+    pub(super) number: u64,
+}
+
+/// A letter as the decisions of ownership know it.
+pub(super) type Message = ownership::Message<Box<Letter>>;
+
+/// Makes it plain data.
+pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
+    let letter = *message.body;
+    Box::new(LetterEnvelope {
+        object: letter.object,
+        zone: letter.zone,
+        class: letter.class,
+        name: letter.name,
+        asker: letter.asker,
+        ticket: letter.ticket,
+        method: Bytes::copy_from_slice(letter.request.method.as_str().as_bytes()),
+        url: letter.request.url.into(),
+        headers: header_bytes(&letter.request.headers),
+        body: letter.request.body,
+        client: letter.client,
+        request: letter.number,
+        hops: message.hops,
+    })
+}
+
+/// Reads it again. `None`: it is garbled, a mistake of ours.
+pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
+    let request = ObjectRequest {
+        method: Method::from_bytes(&envelope.method).ok()?,
+        url: envelope.url.into(),
+        headers: header_map(&envelope.headers)?,
+        body: envelope.body,
+        upgrade: None,
+    };
+    let letter = Letter {
+        object: envelope.object,
+        zone: envelope.zone,
+        class: envelope.class,
+        name: envelope.name,
+        asker: envelope.asker,
+        ticket: envelope.ticket,
+        request,
+        client: envelope.client,
+        number: envelope.request,
+    };
+    Some(Message { hops: envelope.hops, body: Box::new(letter) })
+}
+
+/// What the client is told of a message whose turn has not begun.
+pub(super) fn problem(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Full | Refusal::TooManyHops | Refusal::LaneFull => Problem::Overload,
+        Refusal::StartFailed | Refusal::StaleEpoch | Refusal::Astray => Problem::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_protocol::object::{ObjectId, Scope, Slot};
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn a_letter_is_the_same_after_a_hop() {
+        let mut headers = HeaderMap::new();
+        headers.append("a", HeaderValue::from_static("1"));
+        headers.append("a", HeaderValue::from_static("2"));
+        let body = Bytes::from_static(b"body");
+        let url = "https://a.example/b?c".to_owned();
+        let letter = Letter {
+            object: ObjectKey { scope: Scope::new("a", "B"), id: ObjectId::random(Slot(3), [1; 13]) },
+            zone: "a".into(),
+            class: "B".into(),
+            name: Some("c".into()),
+            asker: 1,
+            ticket: Ticket(9),
+            request: ObjectRequest { method: Method::PUT, url, headers, body, upgrade: None },
+            client: [192, 0, 2, 1].into(),
+            number: 77,
+        };
+        let message = Message { hops: 2, body: Box::new(letter) };
+        let sealed = seal(message.clone());
+        let opened = open(*sealed.clone()).unwrap();
+        assert_eq!((seal(opened.clone()), opened.hops), (sealed, 2));
+        assert_eq!(format!("{opened:?}"), format!("{message:?}"));
+    }
+}

@@ -1,0 +1,310 @@
+//! The objects that live on one core, and what happens to them.
+//!
+//! Everything goes through [`CoreObjects::handle`]: an event of an object is decided on by its [`Keeper`], and the effects
+//! are done in their order. What takes time (a start, a turn) is a task, whose end is an event again.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_isolate_host::object::ObjectInstance;
+use berth_protocol::object::ObjectKey;
+use berth_protocol::ownership::{self, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay};
+use berth_protocol::{ArrivalEnvelope, Envelope};
+
+use super::letter::{self, Letter, Message};
+use super::storage::Shelf;
+use super::turn::Running;
+use super::{Objects, Traveller, lock};
+use crate::hops::{Hops, to_reply};
+use crate::http::message::{Problem, Reply};
+use crate::stats::CoreNumbers;
+use crate::workers::CoreWorkers;
+use crate::zones::{Class, Zone};
+
+/// An instance without a turn for so long is given up: making it anew costs less than a disk's answer.
+const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// How often somebody looks which those are.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The objects of one core.
+pub(crate) struct CoreObjects {
+    pub(super) node: Arc<Objects>,
+    pub(super) hops: Rc<Hops>,
+    pub(super) numbers: Arc<CoreNumbers>,
+    keeper: Keeper,
+    workers: Weak<CoreWorkers>,
+    homes: RefCell<HashMap<ObjectKey, Home>>,
+}
+
+/// What the core keeps of an object.
+struct Home {
+    stay: Stay<Box<Letter>>,
+    /// Between two turns.
+    instance: Option<ObjectInstance>,
+    resident: Option<Resident>,
+    running: Option<Rc<Running>>,
+    since: Instant,
+}
+
+/// What belongs to an object worker besides its instance, and travels with it.
+#[derive(Clone)]
+pub(super) struct Resident {
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) zone: Arc<Zone>,
+    pub(super) class: Arc<Class>,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { stay: Stay::Empty, instance: None, resident: None, running: None, since: Instant::now() }
+    }
+}
+
+impl CoreObjects {
+    /// The objects of core `index`, of which there are none.
+    pub(crate) fn new(
+        index: u16,
+        node: Arc<Objects>,
+        hops: Rc<Hops>,
+        numbers: Arc<CoreNumbers>,
+        workers: Weak<CoreWorkers>,
+    ) -> Self {
+        // A node has at most 256 cores: connection ids have one byte for them.
+        let keeper = Keeper { here: Core(index as u8), limits: Limits::default() };
+        Self { node, hops, numbers, keeper, workers, homes: RefCell::default() }
+    }
+
+    /// Takes what comes from other cores, and looks after what lives here. Called once, on the core.
+    pub(crate) fn attend(workers: &Rc<CoreWorkers>) {
+        let posted = Rc::downgrade(workers);
+        workers.objects.hops.on_post(move |envelope| {
+            if let Some(workers) = posted.upgrade() {
+                workers.objects.take(envelope);
+            }
+        });
+        let looking = Rc::downgrade(workers);
+        berth_runtime::spawn(async move {
+            loop {
+                berth_runtime::sleep(LOOK_EVERY).await;
+                let Some(workers) = looking.upgrade() else { return };
+                workers.objects.give_up_idle();
+            }
+        });
+    }
+
+    pub(super) fn here(&self) -> u16 {
+        u16::from(self.keeper.here.0)
+    }
+
+    pub(super) fn workers(&self) -> Option<Rc<CoreWorkers>> {
+        self.workers.upgrade()
+    }
+
+    /// A message for an object, wherever it is.
+    pub(super) fn post(&self, message: Message) {
+        self.handle(message.body.object, Event::Message(message));
+    }
+
+    fn take(&self, envelope: Envelope) {
+        match envelope {
+            Envelope::Letter(envelope) => {
+                let (asker, ticket) = (envelope.asker, envelope.ticket);
+                match letter::open(*envelope) {
+                    Some(message) => self.post(message),
+                    None => {
+                        let reply = to_reply(ticket, Reply::problem(Problem::Internal));
+                        self.hops.send_reply(asker, reply);
+                    }
+                }
+            }
+            Envelope::Arrival(arrival) => self.arrive(*arrival),
+            Envelope::Request(_) | Envelope::Reply(_) | Envelope::Datagram(_) => {}
+        }
+    }
+
+    /// An object worker has come from another core.
+    fn arrive(&self, arrival: ArrivalEnvelope) {
+        let Some(traveller) = lock(&self.node.harbour).remove(&arrival.object) else {
+            tracing::error!(object = ?arrival.object, "object.harbour: nobody is there; please report this");
+            return;
+        };
+        {
+            let mut homes = self.homes.borrow_mut();
+            let home = homes.entry(arrival.object).or_insert_with(Home::new);
+            home.instance = Some(traveller.instance);
+            home.resident = Some(traveller.resident);
+        }
+        let waiting = arrival.waiting.into_iter().filter_map(letter::open).collect();
+        self.handle(arrival.object, Event::Arrived { epoch: arrival.epoch, waiting });
+    }
+
+    /// Decides on an event and does what follows, and what follows from that.
+    pub(super) fn handle(&self, object: ObjectKey, event: Event<Box<Letter>>) {
+        let mut events = VecDeque::from([event]);
+        let mut effects = Vec::new();
+        while let Some(event) = events.pop_front() {
+            {
+                let mut homes = self.homes.borrow_mut();
+                let home = homes.entry(object).or_insert_with(Home::new);
+                let stay = std::mem::replace(&mut home.stay, Stay::Empty);
+                home.stay = self.keeper.handle(stay, event, &mut effects);
+                home.since = Instant::now();
+            }
+            for effect in effects.drain(..) {
+                events.extend(self.act(object, effect));
+            }
+        }
+        let mut homes = self.homes.borrow_mut();
+        if homes.get(&object).is_some_and(|home| matches!(home.stay, Stay::Empty)) {
+            homes.remove(&object);
+        }
+    }
+
+    /// Does one thing. What comes of it at once is an event.
+    fn act(&self, object: ObjectKey, effect: Effect<Box<Letter>>) -> Option<Event<Box<Letter>>> {
+        match effect {
+            Effect::Look(message) => {
+                return Some(Event::Looked { berth: self.node.berths.find(&object), message });
+            }
+            Effect::Claim(message) => return Some(self.claim(object, message)),
+            Effect::Change(change) => self.change(object, change),
+            Effect::Pass { to, message } => self.pass(to, message),
+            Effect::Refuse { message, why } => self.refuse(&message, why),
+            Effect::Start { above: _ } => self.start(object),
+            Effect::Begin { epoch, message } => self.begin(object, epoch, message),
+            Effect::AwaitTravel { epoch } => {
+                let mut homes = self.homes.borrow_mut();
+                let may = homes
+                    .get_mut(&object)
+                    .and_then(|home| home.instance.as_mut())
+                    .map(ObjectInstance::may_travel);
+                return (may == Some(true)).then_some(Event::MayTravel { epoch });
+            }
+            Effect::Depart { to, epoch, waiting } => self.depart(object, to, epoch, waiting),
+            Effect::Stop { epoch } => {
+                self.stop(object);
+                return Some(Event::Stopped { epoch });
+            }
+            Effect::MoveRefused { to, why } => tracing::debug!(?object, ?to, %why, "object.move: refused"),
+            Effect::EvictRefused(why) => tracing::debug!(?object, %why, "object.evict: refused"),
+            Effect::Misuse(misuse) => tracing::error!(?object, %misuse, "object.misuse"),
+        }
+        None
+    }
+
+    fn claim(&self, object: ObjectKey, message: Message) -> Event<Box<Letter>> {
+        let claim = Change::Claim { core: self.keeper.here };
+        match self.node.berths.change(object, claim) {
+            Ok(berth) => Event::Claimed { above: berth.epoch(), message },
+            Err(unfit) => Event::Looked { berth: unfit.berth, message },
+        }
+    }
+
+    fn change(&self, object: ObjectKey, change: Change) {
+        if let Err(unfit) = self.node.berths.change(object, change) {
+            tracing::error!(?object, %unfit, "object.berth");
+        }
+    }
+
+    fn pass(&self, to: Core, message: Message) {
+        if let Err(envelope) = self.hops.pass(u16::from(to.0), letter::seal(message)) {
+            let reply = to_reply(envelope.ticket, Reply::problem(letter::problem(Refusal::LaneFull)));
+            self.hops.send_reply(envelope.asker, reply);
+        }
+    }
+
+    fn refuse(&self, message: &Message, why: Refusal) {
+        tracing::debug!(object = ?message.body.object, %why, "object.refused");
+        if letter::problem(why) == Problem::Overload {
+            self.numbers.limit_object_messages.add(1);
+        }
+        self.reply(&message.body, Reply::problem(letter::problem(why)));
+    }
+
+    /// Answers whoever sent a letter, on whichever core it waits.
+    pub(super) fn reply(&self, letter: &Letter, reply: Reply) {
+        self.hops.send_reply(letter.asker, to_reply(letter.ticket, reply));
+    }
+
+    fn depart(
+        &self,
+        object: ObjectKey,
+        to: Core,
+        epoch: berth_protocol::object::Epoch,
+        waiting: VecDeque<ownership::Message<Box<Letter>>>,
+    ) {
+        let mut homes = self.homes.borrow_mut();
+        let Some(home) = homes.get_mut(&object) else { return };
+        let (Some(instance), Some(resident)) = (home.instance.take(), home.resident.take()) else {
+            tracing::error!(?object, "object.depart: no instance; please report this");
+            return;
+        };
+        lock(&self.node.harbour).insert(object, Traveller { instance, resident });
+        let waiting = waiting.into_iter().map(|message| *letter::seal(message)).collect();
+        self.hops.depart(u16::from(to.0), Box::new(ArrivalEnvelope { object, epoch, waiting }));
+    }
+
+    /// Drops the instance, or the turn that has it.
+    fn stop(&self, object: ObjectKey) {
+        self.numbers.objects_ended.add(1);
+        let (instance, running) = {
+            let mut homes = self.homes.borrow_mut();
+            let Some(home) = homes.get_mut(&object) else { return };
+            home.resident = None;
+            (home.instance.take(), home.running.take())
+        };
+        drop(instance);
+        if let Some(running) = running {
+            running.stop();
+        }
+    }
+
+    /// Who waits first for an object that starts: it says which class that is.
+    pub(super) fn first_waiting(&self, object: &ObjectKey) -> Option<Letter> {
+        match &self.homes.borrow().get(object)?.stay {
+            Stay::Starting { waiting, .. } => Some((*waiting.front()?.body).clone()),
+            _ => None,
+        }
+    }
+
+    /// The instance for a turn.
+    pub(super) fn board(&self, object: &ObjectKey) -> Option<(ObjectInstance, Resident)> {
+        let mut homes = self.homes.borrow_mut();
+        let home = homes.get_mut(object)?;
+        Some((home.instance.take()?, home.resident.clone()?))
+    }
+
+    /// A turn runs.
+    pub(super) fn set_running(&self, object: &ObjectKey, running: Option<Rc<Running>>) {
+        if let Some(home) = self.homes.borrow_mut().get_mut(object) {
+            home.running = running;
+        }
+    }
+
+    /// The instance has come back from a turn, or is new.
+    pub(super) fn settle_in(&self, object: ObjectKey, instance: ObjectInstance, resident: Option<Resident>) {
+        let mut homes = self.homes.borrow_mut();
+        let Some(home) = homes.get_mut(&object) else { return };
+        home.instance = Some(instance);
+        if resident.is_some() {
+            home.resident = resident;
+        }
+    }
+
+    fn give_up_idle(&self) {
+        let idle: Vec<ObjectKey> = {
+            let homes = self.homes.borrow();
+            let idle = homes.iter().filter(|(_, home)| {
+                home.running.is_none() && home.instance.is_some() && home.since.elapsed() >= IDLE_AFTER
+            });
+            idle.map(|(object, _)| *object).collect()
+        };
+        for object in idle {
+            self.handle(object, Event::Quiet);
+            self.handle(object, Event::Evict(Evict::IfIdle));
+        }
+    }
+}

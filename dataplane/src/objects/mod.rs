@@ -1,0 +1,181 @@
+//! Objects: units of state with one owner each, the live instance of their class's code on one core.
+//!
+//! [`Objects`] is what the node has of them: the store (`berth-store`), the table of berths, and the harbour, where an
+//! instance waits between two cores. [`CoreObjects`] is what one core has: the objects that live there. What happens to an
+//! object is decided by `berth_protocol::ownership`; the core does what it says.
+//!
+//! ```text
+//!   request ─▶ letter ─▶ Event::Message ─▶ Keeper ─▶ effects: look, claim, start, begin a turn, pass on …
+//!                             ▲                          │
+//!                             └── what came of them ─────┘
+//! ```
+//!
+//! The store starts when the first class is deployed. One process has it at a time, which is the store's to see to.
+
+mod ask;
+mod berths;
+mod gate;
+mod letter;
+mod live;
+mod start;
+mod storage;
+mod turn;
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use berth_isolate_host::object::ObjectInstance;
+use berth_protocol::object::{ObjectId, ObjectKey};
+use berth_store::disk::RealDisk;
+use berth_store::{Config, EngineError, Lead, LeadError, ListenerId, OpenError, Store, StoreId};
+
+pub(crate) use live::CoreObjects;
+
+use berths::Berths;
+use gate::Gate;
+use storage::{GROUP, Readers};
+
+/// Why a node has no objects.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectsError {
+    /// The folder cannot be used.
+    #[error("the folder of objects {path} cannot be used")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("the objects in {path} are in use by another process; they are served when it has ended")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Its log cannot be led.
+    #[error(transparent)]
+    Lead(#[from] LeadError),
+}
+
+/// The objects of a node.
+pub(crate) struct Objects {
+    folder: PathBuf,
+    opened: OnceLock<Opened>,
+    opening: Mutex<()>,
+    berths: Berths,
+    harbour: Mutex<HashMap<ObjectKey, Traveller>>,
+}
+
+/// What there is once the store is open.
+struct Opened {
+    store: Store,
+    gate: Arc<Gate>,
+    listener: ListenerId,
+    readers: Readers,
+    /// With it, ids are made of names.
+    id_key: [u8; 32],
+}
+
+/// An object worker between two cores.
+struct Traveller {
+    instance: ObjectInstance,
+    resident: live::Resident,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Objects {
+    /// Those that are kept in this folder. Nothing is opened yet.
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            opened: OnceLock::new(),
+            opening: Mutex::new(()),
+            berths: Berths::default(),
+            harbour: Mutex::default(),
+        }
+    }
+
+    /// Opens the store, if it is not open. It reads what is not in the engine yet: not for a core.
+    pub(crate) fn open(&self) -> Result<(), ObjectsError> {
+        let _one = lock(&self.opening);
+        if self.opened.get().is_none() {
+            let opened = Opened::open(&self.folder)?;
+            let _ = self.opened.set(opened);
+        }
+        Ok(())
+    }
+
+    fn opened(&self) -> Option<&Opened> {
+        self.opened.get()
+    }
+
+    /// Brings everything into the engine, so that the next start reads nothing again. Called when no core runs any more.
+    pub(crate) fn close(&self) -> Result<(), EngineError> {
+        match self.opened.get() {
+            Some(opened) => opened.store.clone().close(),
+            None => Ok(()),
+        }
+    }
+
+    /// The id of the object of this name.
+    fn id(&self, zone: &str, class: &str, name: &str) -> Option<ObjectId> {
+        Some(ObjectId::named(&self.opened()?.id_key, zone, class, name))
+    }
+}
+
+impl Opened {
+    fn open(folder: &Path) -> Result<Self, ObjectsError> {
+        let unusable = |source| ObjectsError::Folder { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(unusable)?;
+        let disk = RealDisk::open(folder.join("data")).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => ObjectsError::InUse { path: folder.to_owned() },
+            _ => unusable(source),
+        })?;
+        let id_key = keep_random(&folder.join("id-key")).map_err(unusable)?;
+        let mut store_id = [0; 16];
+        fill(&mut store_id).map_err(unusable)?;
+        let store = Store::open(Arc::new(disk), Config::default(), StoreId(store_id))?;
+        for damage in store.damage() {
+            tracing::error!(?damage, "objects.damaged");
+        }
+        store.lead(GROUP, Lead::Next)?;
+        let gate = Arc::new(Gate::default());
+        let listener = store.register(Arc::clone(&gate) as _);
+        let readers = Readers::start().map_err(unusable)?;
+        Ok(Self { store, gate, listener, readers, id_key })
+    }
+}
+
+fn fill(bytes: &mut [u8]) -> io::Result<()> {
+    aws_lc_rs::rand::fill(bytes).map_err(|_| io::Error::other("the system gives no random bytes"))
+}
+
+/// Random bytes that are made once and kept.
+fn keep_random(path: &Path) -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    match File::open(path) {
+        Ok(mut file) => {
+            file.read_exact(&mut bytes)?;
+            return Ok(bytes);
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    fill(&mut bytes)?;
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    Ok(bytes)
+}

@@ -1,0 +1,212 @@
+//! Objects, seen from outside: one owner whichever core a request reaches, and nothing lost that was acknowledged.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use berth_tests::clients::{curl, run};
+use berth_tests::history::models::{Counter, CounterInput};
+use berth_tests::history::{Operation, Outcome, checks, linearizable};
+use berth_tests::node::{Driver, Node, PATIENCE, Plan, binary, wait_until};
+use berth_tests::workers::{deploy, example, guests, upload};
+use berth_tests::{on_both_drivers, once};
+use serde_json::json;
+
+use crate::common;
+
+on_both_drivers!(["curl"]; an_object_answers_with_what_it_stored, one_owner_counts_for_clients_of_all_cores,
+    what_was_acknowledged_survives_a_kill, an_object_that_nobody_asks_is_given_up_and_comes_back);
+on_both_drivers!(["curl"]; a_worker_asks_an_object_of_its_zone);
+once!([]; what_a_class_must_have_is_said_when_it_is_deployed);
+
+/// Clients at a time: more than one for each core, whatever the machine.
+const CLIENTS: usize = 8;
+/// Kills in one story. Each round goes on with what the rounds before it left.
+const KILLS: usize = 3;
+
+fn node(driver: Driver) -> Node {
+    let node = Plan::new(driver, common()).start();
+    deploy_counter(&node);
+    node
+}
+
+/// The example, deployed as its reader does it.
+fn deploy_counter(node: &Node) {
+    let project = example("counter");
+    assert!(project.is_dir(), "{} is not there; `cargo xtask guests` builds it", project.display());
+    let admin = format!("http://{}", node.admin());
+    let mut deploy = Command::new(binary());
+    deploy
+        .args(["deploy", "--no-build", "--admin", &admin])
+        .current_dir(&project)
+        .env_remove("CARGO_TARGET_DIR");
+    let said = run(&mut deploy).ok();
+    assert!(said.contains("objects.Counter") && said.contains("version 1"), "{said}");
+}
+
+const HOST: &str = "host: counter.localhost";
+
+fn ask(node: &Node, method: &str, name: &str) -> String {
+    curl(&["--request", method, "--header", HOST, &node.http(&format!("/counter/{name}"))]).ok()
+}
+
+/// One client with a connection of its own.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        Some(Self(BufReader::new(stream)))
+    }
+
+    /// The status and the number that the counter answers with; nothing, if the connection ended.
+    fn ask(&mut self, method: &str, name: &str) -> Option<(u16, Option<u64>)> {
+        let head = format!("{method} /counter/{name} HTTP/1.1\r\n{HOST}\r\ncontent-length: 0\r\n\r\n");
+        self.0.get_mut().write_all(head.as_bytes()).ok()?;
+        let (mut line, mut status, mut length) = (String::new(), 0, 0);
+        while line != "\r\n" {
+            line.clear();
+            if self.0.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
+                status = rest.get(..3)?.parse().ok()?;
+            }
+            if let Some(rest) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = rest.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).ok()?;
+        Some((status, String::from_utf8(body).ok()?.trim().parse().ok()))
+    }
+}
+
+/// Increments one counter until the connection ends or `stop`, and tells what came of each. Nothing is tried again.
+fn increment(address: SocketAddr, name: &str, clock: Instant, stop: &AtomicBool) -> Vec<Operation<Counter>> {
+    let mut told = Vec::new();
+    let now = || clock.elapsed().as_nanos() as u64;
+    let Some(mut client) = Client::connect(address) else { return told };
+    while !stop.load(Relaxed) {
+        let invoked_at = now();
+        let answer = client.ask("POST", name);
+        let is_over = answer.is_none();
+        let outcome = match answer {
+            Some((200, Some(output))) => Outcome::Ok { output, at: now() },
+            // Refused, or cut: it may have happened.
+            _ => Outcome::Unknown,
+        };
+        told.push(Operation { input: CounterInput::Increment, invoked_at, outcome });
+        if is_over {
+            break;
+        }
+    }
+    told
+}
+
+fn an_object_answers_with_what_it_stored(driver: Driver) {
+    let node = node(driver);
+    assert_eq!(ask(&node, "GET", "ada"), "0");
+    assert_eq!(ask(&node, "POST", "ada"), "1");
+    assert_eq!(ask(&node, "POST", "ada"), "2");
+    assert_eq!(ask(&node, "GET", "ada"), "2");
+    assert_eq!(ask(&node, "GET", "bob"), "0", "another name is another object");
+    let node = node.kill_and_restart();
+    assert_eq!((ask(&node, "GET", "ada").as_str(), ask(&node, "GET", "bob").as_str()), ("2", "0"));
+    node.finish();
+}
+
+fn one_owner_counts_for_clients_of_all_cores(driver: Driver) {
+    let node = node(driver);
+    let (clock, stop, address) = (Instant::now(), AtomicBool::new(false), node.listener(0));
+    let told: Vec<_> = std::thread::scope(|scope| {
+        let client = || increment(address, "all", clock, &stop);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        // Until requests have crossed; on one core none does.
+        wait_until("requests cross to the owner", || {
+            let counted = ask(&node, "GET", "all").parse::<u64>().unwrap();
+            counted > 500
+                && (node.numbers("hops_in").len() < 2 || node.numbers("hops_in").iter().sum::<u64>() > 0)
+        });
+        stop.store(true, Relaxed);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let unanswered = told.iter().filter(|one| one.outcome == Outcome::Unknown).count();
+    assert_eq!(unanswered, 0, "of {}", told.len());
+    linearizable(&told).unwrap();
+    checks::increments_add_up(&told, ask(&node, "GET", "all").parse().unwrap()).unwrap();
+    node.finish();
+}
+
+fn what_was_acknowledged_survives_a_kill(driver: Driver) {
+    let mut node = node(driver);
+    let (clock, mut told) = (Instant::now(), Vec::new());
+    for round in 0..KILLS {
+        let (stop, address) = (AtomicBool::new(false), node.listener(0));
+        std::thread::scope(|scope| {
+            let client = || increment(address, "kill", clock, &stop);
+            let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+            let before: u64 = ask(&node, "GET", "kill").parse().unwrap();
+            wait_until("there is something to lose", || {
+                ask(&node, "GET", "kill").parse::<u64>().unwrap() > before + 100 + 37 * round as u64
+            });
+            node.signal(libc::SIGKILL);
+            told.extend(clients.into_iter().flat_map(|client| client.join().unwrap()));
+        });
+        node = node.kill_and_restart();
+    }
+    let value = ask(&node, "GET", "kill").parse().unwrap();
+    checks::increments_add_up(&told, value).unwrap();
+    checks::increments_differ(&told).unwrap();
+    linearizable(&told).unwrap();
+    node.finish();
+}
+
+fn an_object_that_nobody_asks_is_given_up_and_comes_back(driver: Driver) {
+    let node = node(driver);
+    assert_eq!(ask(&node, "POST", "idle"), "1");
+    assert_eq!(node.number("objects_started"), 1);
+    wait_until("it is given up", || node.number("objects_ended") == 1);
+    assert_eq!(ask(&node, "POST", "idle"), "2");
+    assert_eq!(node.number("objects_started"), 2);
+    node.finish();
+}
+
+fn a_worker_asks_an_object_of_its_zone(driver: Driver) {
+    let node = Plan::new(driver, common()).start();
+    let component =
+        std::fs::read(example("counter").join("target/wasm32-wasip2/release/counter.wasm")).unwrap();
+    let (front, counter) = (upload(&node, guests()), upload(&node, &component));
+    let zone = json!({"hosts": ["*"], "workers": {"front": {"script": front, "routes": ["/*"]}},
+        "objects": {"Counter": {"script": counter, "routes": ["/direct/:name"]}}});
+    deploy(&node, "both", &zone);
+    let through = |host: &str| {
+        let path = format!("/ask?url=http://{host}/");
+        curl(&["--write-out", " %{http_code}", &node.http(&path)]).ok()
+    };
+    assert_eq!(curl(&["--request", "POST", &node.http("/direct/ada")]).ok(), "1");
+    let said = through("ada.counter.object.internal");
+    assert!(said.starts_with('1') && said.ends_with(" 200"), "the same object, by its host: {said}");
+    let said = through("ada.nothing.object.internal");
+    assert!(!said.ends_with(" 200"), "there is no such class: {said}");
+    node.finish();
+}
+
+fn what_a_class_must_have_is_said_when_it_is_deployed() {
+    let node = Plan::new(Driver::Auto, common()).start();
+    let worker = upload(&node, guests());
+    let refused = |document: serde_json::Value, words: &str| {
+        let (status, said) = node.ask("PUT", "/v1/zones/z", document.to_string().as_bytes());
+        assert!(status == 400 && said.contains(words), "{words}: {status} {said}");
+    };
+    let class =
+        |routes: &str| json!({"hosts": ["*"], "objects": {"Room": {"script": worker, "routes": [routes]}}});
+    refused(class("/room/:id"), ":name");
+    refused(class("/room/:name"), "objects.Room.script");
+    let zone = json!({"hosts": ["*"], "workers": {"w": {"script": worker, "routes": ["/*"], "limits": {"storage": "1MiB"}}}});
+    refused(zone, "workers.w.limits.storage");
+    node.finish();
+}
