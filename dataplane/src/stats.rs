@@ -192,6 +192,13 @@ stats! {
         Counter object_faults;
         /// Turns answered with 503 because what they wrote, or could have read, did not become durable.
         Counter object_commit_failures;
+        /// Alarms of objects that rang.
+        Counter object_alarms;
+        /// Alarms given up after their turns had failed as often as they may.
+        Counter object_alarms_given_up;
+        /// Calls to objects refused with 508, because their callee waits for their caller or they are too deep, or with 503,
+        /// because too many wait.
+        Counter object_circles;
         /// Messages for objects answered with 503 because as many waited as may, or they were passed on too often.
         Counter limit_object_messages;
     }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use crate::object::{Epoch, ObjectKey};
+use crate::waits::Chain;
 
 /// Names a question of one core, so that its reply finds who asked. Chosen by the asker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,20 +44,47 @@ pub struct LetterEnvelope {
     pub asker: u16,
     /// What the reply must carry: a ticket of that core.
     pub ticket: Ticket,
-    /// The method.
-    pub method: Bytes,
-    /// The whole URL.
-    pub url: Box<str>,
-    /// Header names and values.
-    pub headers: Vec<(Bytes, Bytes)>,
-    /// The whole body.
-    pub body: Bytes,
+    /// What it says.
+    pub says: LetterSays,
+    /// Who waits for it, and for whom those wait: the object itself is the last.
+    pub chain: Chain<ObjectKey>,
     /// The client whose request it is, or led to it.
     pub client: IpAddr,
     /// The number of that request.
     pub request: u64,
     /// How many hops it has made, this one included.
     pub hops: u8,
+}
+
+/// What a [`LetterEnvelope`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LetterSays {
+    /// A request.
+    Request {
+        /// The method.
+        method: Bytes,
+        /// The whole URL.
+        url: Box<str>,
+        /// Header names and values.
+        headers: Vec<(Bytes, Bytes)>,
+        /// The whole body.
+        body: Bytes,
+    },
+    /// An alarm of the object is due.
+    Alarm(Alarm),
+}
+
+/// An alarm that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alarm {
+    /// Which one of the object's.
+    pub id: Bytes,
+    /// When it should have rung, in milliseconds of Unix time.
+    pub due_ms: u64,
+    /// 1 for the first time.
+    pub attempt: u32,
+    /// What the object gave it.
+    pub payload: Bytes,
 }
 
 /// An object worker on its way to another core of the node. Its instance is no plain data: it waits in the node's harbour

@@ -16,6 +16,6 @@ pub mod toss;
 pub mod waits;
 
 pub use envelope::{
-    ArrivalEnvelope, Crossing, DatagramEnvelope, Envelope, LetterEnvelope, ReplyEnvelope, RequestEnvelope,
-    Ticket,
+    Alarm, ArrivalEnvelope, Crossing, DatagramEnvelope, Envelope, LetterEnvelope, LetterSays, ReplyEnvelope,
+    RequestEnvelope, Ticket,
 };

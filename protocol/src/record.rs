@@ -200,6 +200,12 @@ pub fn alarm_due_ms(value: &[u8]) -> Option<u64> {
     value.first_chunk::<ALARM_DUE_LEN>().map(|due| u64::from_be_bytes(*due))
 }
 
+/// What the guest gave an alarm, from its value.
+#[must_use]
+pub fn alarm_payload(value: &Bytes) -> Bytes {
+    value.slice(ALARM_DUE_LEN.min(value.len())..)
+}
+
 /// Who wrote to an object: the epoch of its ownership, and the number of the write in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner {

@@ -23,6 +23,15 @@ pub fn guests() -> &'static [u8] {
     })
 }
 
+/// The component of the tests' class of objects.
+pub fn object_guest() -> Vec<u8> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/guests/wasm32-wasip2/release/object.wasm");
+    let path = std::env::var_os("BERTH_GUESTS")
+        .map_or_else(|| path.into(), |path| PathBuf::from(path).with_file_name("object.wasm"));
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask guests` builds it", path.display()))
+}
+
 /// Where `cargo xtask guests` builds an example: a project that can be deployed.
 pub fn example(name: &str) -> PathBuf {
     let folder = std::env::var_os("BERTH_EXAMPLES")

@@ -8,15 +8,16 @@ use berth_isolate_host::object::ObjectRequest;
 use berth_isolate_host::{Outbound, pipe};
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership;
+use berth_protocol::waits::{Chain, Refused};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 
-use super::letter::Letter;
+use super::letter::{Letter, Says};
 use crate::hops::HopFailed;
 use crate::http::body::BodyError;
 use crate::http::message::{Problem, Reply, Request, Security};
 use crate::http::target::Host;
-use crate::workers::{CoreWorkers, path, tell_guest};
+use crate::workers::{Context, CoreWorkers, path, tell_guest};
 use crate::zones::{Class, Zone};
 
 /// Bytes of a request's body: an object has the whole of it in its memory before its turn begins.
@@ -47,7 +48,8 @@ impl CoreWorkers {
         let client = request.peer.client.ip();
         let asked =
             ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade: None };
-        self.deliver(zone, class, name, asked, client, self.new_request()).await
+        let from = From { client, number: self.new_request(), chain: &Chain::outside() };
+        self.deliver(zone, class, name, asked, from).await
     }
 
     /// Answers a guest's request to an object.
@@ -57,8 +59,7 @@ impl CoreWorkers {
         class: &Arc<Class>,
         name: &str,
         request: Outbound,
-        client: IpAddr,
-        number: u64,
+        context: &Context,
     ) -> Reply {
         let scheme = if request.https { "https" } else { "http" };
         let url = format!("{scheme}://{}{}", request.authority, request.path);
@@ -72,7 +73,8 @@ impl CoreWorkers {
         };
         let asked =
             ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade: None };
-        self.deliver(zone, class, name, asked, client, number).await
+        let from = From { client: context.client, number: context.request, chain: &context.chain };
+        self.deliver(zone, class, name, asked, from).await
     }
 
     async fn deliver(
@@ -81,27 +83,52 @@ impl CoreWorkers {
         class: &Arc<Class>,
         name: &str,
         mut request: ObjectRequest,
-        client: IpAddr,
-        number: u64,
+        from: From<'_>,
     ) -> Reply {
-        let objects = &self.objects;
-        let Some(id) = objects.node.id(&zone.name, &class.code.name, name) else {
+        let Some(id) = self.objects.node.id(&zone.name, &class.code.name, name) else {
             return Reply::problem(Problem::Overload);
         };
-        let context = self.object_context(zone, class, client, number);
+        let context = self.object_context(zone, class, from.client, from.number, Chain::outside());
         tell_guest(&mut request.headers, &context);
         tell_object(&mut request.headers, &id.to_string(), name);
+        let object = ObjectKey { scope: class.scope, id };
+        self.tell_object(zone, class, (object, Some(name)), Says::Request(request), from).await
+    }
+
+    /// Has an object told something, and waits for its reply.
+    pub(super) async fn tell_object(
+        &self,
+        zone: &Zone,
+        class: &Class,
+        (object, name): (ObjectKey, Option<&str>),
+        says: Says,
+        from: From<'_>,
+    ) -> Reply {
+        let objects = &self.objects;
+        let waits = objects.node.wait(from.chain, object);
+        let (chain, _waiting) = match waits {
+            Ok(both) => both,
+            Err(refused) => {
+                tracing::debug!(?object, %refused, "object.circle");
+                objects.numbers.object_circles.add(1);
+                return Reply::problem(match refused {
+                    Refused::Cycle | Refused::TooDeep => Problem::Loop,
+                    Refused::TooLong | Refused::Full => Problem::Overload,
+                });
+            }
+        };
         let expected = objects.hops.expect();
         let letter = Letter {
-            object: ObjectKey { scope: class.scope, id },
+            object,
             zone: zone.name.as_str().into(),
             class: class.code.name.as_str().into(),
-            name: Some(name.into()),
+            name: name.map(Into::into),
             asker: objects.here(),
             ticket: expected.ticket,
-            request,
-            client,
-            number,
+            says,
+            chain,
+            client: from.client,
+            number: from.number,
         };
         objects.post(ownership::Message { hops: 0, body: Box::new(letter) });
         match expected.reply().await {
@@ -110,6 +137,16 @@ impl CoreWorkers {
             Err(HopFailed::NoSuchCore | HopFailed::Garbled) => Reply::problem(Problem::Internal),
         }
     }
+}
+
+/// Whose message it is.
+pub(super) struct From<'a> {
+    /// The client whose request it is, or led to it.
+    pub(super) client: IpAddr,
+    /// The number of that request.
+    pub(super) number: u64,
+    /// Who waits for the reply.
+    pub(super) chain: &'a Chain<ObjectKey>,
 }
 
 /// Which object it is, for its guest.

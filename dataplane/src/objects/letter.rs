@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use berth_isolate_host::object::ObjectRequest;
+use berth_isolate_host::object::{self, ObjectRequest};
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership::{self, Refusal};
-use berth_protocol::{LetterEnvelope, Ticket};
+use berth_protocol::waits::Chain;
+use berth_protocol::{Alarm, LetterEnvelope, LetterSays, Ticket};
 use bytes::Bytes;
 use http::Method;
 
@@ -27,12 +28,38 @@ pub(super) struct Letter {
     pub(super) asker: u16,
     /// What the reply must carry.
     pub(super) ticket: Ticket,
-    /// What is asked.
-    pub(super) request: ObjectRequest,
+    /// What it says.
+    pub(super) says: Says,
+    /// Who waits for it, and for whom those wait: the object itself is the last.
+    pub(super) chain: Chain<ObjectKey>,
     /// The client whose request it is, or led to it.
     pub(super) client: IpAddr,
     /// The number of that request.
     pub(super) number: u64,
+}
+
+/// What a letter says.
+#[derive(Debug, Clone)]
+pub(super) enum Says {
+    /// A request.
+    Request(ObjectRequest),
+    /// An alarm of the object is due.
+    Alarm(Alarm),
+}
+
+impl Says {
+    /// For the guest.
+    pub(super) fn message(&self) -> object::Message {
+        match self {
+            Self::Request(request) => object::Message::Request(request.clone()),
+            Self::Alarm(alarm) => object::Message::Alarm {
+                id: String::from_utf8_lossy(&alarm.id).into_owned(),
+                due_ms: alarm.due_ms,
+                attempt: alarm.attempt,
+                payload: alarm.payload.clone(),
+            },
+        }
+    }
 }
 
 /// A letter as the decisions of ownership know it.
@@ -48,10 +75,16 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
         name: letter.name,
         asker: letter.asker,
         ticket: letter.ticket,
-        method: Bytes::copy_from_slice(letter.request.method.as_str().as_bytes()),
-        url: letter.request.url.into(),
-        headers: header_bytes(&letter.request.headers),
-        body: letter.request.body,
+        says: match letter.says {
+            Says::Request(request) => LetterSays::Request {
+                method: Bytes::copy_from_slice(request.method.as_str().as_bytes()),
+                url: request.url.into(),
+                headers: header_bytes(&request.headers),
+                body: request.body,
+            },
+            Says::Alarm(alarm) => LetterSays::Alarm(alarm),
+        },
+        chain: letter.chain,
         client: letter.client,
         request: letter.number,
         hops: message.hops,
@@ -60,12 +93,15 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
 
 /// Reads it again. `None`: it is garbled, a mistake of ours.
 pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
-    let request = ObjectRequest {
-        method: Method::from_bytes(&envelope.method).ok()?,
-        url: envelope.url.into(),
-        headers: header_map(&envelope.headers)?,
-        body: envelope.body,
-        upgrade: None,
+    let says = match envelope.says {
+        LetterSays::Request { method, url, headers, body } => Says::Request(ObjectRequest {
+            method: Method::from_bytes(&method).ok()?,
+            url: url.into(),
+            headers: header_map(&headers)?,
+            body,
+            upgrade: None,
+        }),
+        LetterSays::Alarm(alarm) => Says::Alarm(alarm),
     };
     let letter = Letter {
         object: envelope.object,
@@ -74,7 +110,8 @@ pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
         name: envelope.name,
         asker: envelope.asker,
         ticket: envelope.ticket,
-        request,
+        says,
+        chain: envelope.chain,
         client: envelope.client,
         number: envelope.request,
     };
@@ -110,7 +147,8 @@ mod tests {
             name: Some("c".into()),
             asker: 1,
             ticket: Ticket(9),
-            request: ObjectRequest { method: Method::PUT, url, headers, body, upgrade: None },
+            says: Says::Request(ObjectRequest { method: Method::PUT, url, headers, body, upgrade: None }),
+            chain: Chain::outside(),
             client: [192, 0, 2, 1].into(),
             number: 77,
         };

@@ -26,6 +26,8 @@ use crate::zones::{Class, Zone};
 
 /// An instance without a turn for so long is given up: making it anew costs less than a disk's answer.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// The core whose task looks after the alarms of all.
+const ALARM_CORE: u16 = 0;
 /// How often somebody looks which those are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -85,6 +87,9 @@ impl CoreObjects {
                 workers.objects.take(envelope);
             }
         });
+        if workers.objects.here() == ALARM_CORE {
+            berth_runtime::spawn(super::alarms::ring(Rc::downgrade(workers)));
+        }
         let looking = Rc::downgrade(workers);
         berth_runtime::spawn(async move {
             loop {

@@ -12,6 +12,7 @@
 //!
 //! The store starts when the first class is deployed. One process has it at a time, which is the store's to see to.
 
+mod alarms;
 mod ask;
 mod berths;
 mod gate;
@@ -30,8 +31,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use berth_isolate_host::object::ObjectInstance;
 use berth_protocol::object::{ObjectId, ObjectKey};
+use berth_protocol::waits::{self, Chain, Refused, Waits};
 use berth_store::disk::RealDisk;
 use berth_store::{Config, EngineError, Lead, LeadError, ListenerId, OpenError, Store, StoreId};
+use tokio::sync::Notify;
 
 pub(crate) use live::CoreObjects;
 
@@ -71,6 +74,24 @@ pub(crate) struct Objects {
     opening: Mutex<()>,
     berths: Berths,
     harbour: Mutex<HashMap<ObjectKey, Traveller>>,
+    /// Which objects wait for which. A lock for each call of an object or for one; requests of clients take none.
+    waits: Mutex<Waits<ObjectKey>>,
+    /// An alarm was set, perhaps an early one.
+    alarm_set: Notify,
+}
+
+/// That an object waits for another. Dropped, it does not.
+struct Waiting {
+    node: Arc<Objects>,
+    waiting: Option<waits::Waiting<ObjectKey>>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            lock(&self.node.waits).end(waiting);
+        }
+    }
 }
 
 /// What there is once the store is open.
@@ -102,6 +123,8 @@ impl Objects {
             opening: Mutex::new(()),
             berths: Berths::default(),
             harbour: Mutex::default(),
+            waits: Mutex::default(),
+            alarm_set: Notify::new(),
         }
     }
 
@@ -125,6 +148,21 @@ impl Objects {
             Some(opened) => opened.store.clone().close(),
             None => Ok(()),
         }
+    }
+
+    /// Whoever this chain ends with begins to wait for an object, unless that waits for it already. The chain is the longer
+    /// one, which ends with the object.
+    fn wait(
+        self: &Arc<Self>,
+        chain: &Chain<ObjectKey>,
+        object: ObjectKey,
+    ) -> Result<(Chain<ObjectKey>, Option<Waiting>), Refused> {
+        let longer = chain.by_object(object)?;
+        if chain.objects().is_empty() {
+            return Ok((longer, None));
+        }
+        let waiting = lock(&self.waits).begin(chain, &object)?;
+        Ok((longer, Some(Waiting { node: Arc::clone(self), waiting: Some(waiting) })))
     }
 
     /// The id of the object of this name.

@@ -10,14 +10,17 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use berth_isolate_host::object::{
-    self, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId, Turn, TurnError,
+    self, Effect, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId, Space, Turn,
+    TurnError,
 };
 use berth_isolate_host::{Asked, Later, Outbound, Stream, WayOut, World};
 use berth_protocol::object::{Epoch, ObjectKey};
 use berth_protocol::ownership::{Event, TurnEnd};
 use bytes::Bytes;
+use http::StatusCode;
 
-use super::letter::{Letter, Message};
+use super::alarms::ATTEMPTS_MAX;
+use super::letter::{Letter, Message, Says};
 use super::live::{CoreObjects, Resident};
 use crate::http::body::Body;
 use crate::http::message::{Problem, Reply};
@@ -66,7 +69,7 @@ impl CoreObjects {
             return self.reply(&letter, Reply::problem(Problem::Internal));
         };
         let outside = Outside::new(&workers, &resident.zone, &resident.class, &letter);
-        let turn = instance.begin(object::Message::Request(letter.request.clone()), outside);
+        let turn = instance.begin(letter.says.message(), outside);
         self.numbers.object_turns.add(1);
         let running = Running::new(turn);
         self.set_running(&object, Some(Rc::clone(&running)));
@@ -97,17 +100,25 @@ async fn end(
             // First the reply: it says nothing that could be taken back.
             objects.reply(letter, Reply::problem(turn_problem(&error)));
             tell_error(workers, resident, letter, &error);
+            if let Some(id) = given_up(letter) {
+                tracing::warn!(?object, id = &*String::from_utf8_lossy(&id), "object.alarm: given up");
+                objects.numbers.object_alarms_given_up.add(1);
+                let _ = resident.shelf.commit(vec![Effect::Delete { space: Space::Alarm, key: id }]).await;
+            }
             return objects.handle(object, Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         }
     };
     let wrote = !outcome.effects.is_empty();
+    if outcome.effects.iter().any(|effect| effect.space() == Space::Alarm) {
+        objects.node.alarm_set.notify_one();
+    }
     let durable = resident.shelf.commit(outcome.effects);
     objects.settle_in(object, instance, None);
     let turn_end = if wrote { TurnEnd::Unsettled } else { TurnEnd::Settled };
     objects.handle(object, Event::TurnEnded { epoch, end: turn_end });
     match durable.await {
         Ok(()) => {
-            objects.reply(letter, reply(outcome.answer));
+            objects.reply(letter, reply(letter, outcome.answer));
             if wrote {
                 objects.handle(object, Event::Settled { epoch });
             }
@@ -123,8 +134,17 @@ async fn end(
     }
 }
 
-fn reply(answer: ObjectAnswer) -> Reply {
+/// The alarm that is not tried again after this turn has failed.
+fn given_up(letter: &Letter) -> Option<Bytes> {
+    match &letter.says {
+        Says::Alarm(alarm) if alarm.attempt >= ATTEMPTS_MAX => Some(alarm.id.clone()),
+        Says::Alarm(_) | Says::Request(_) => None,
+    }
+}
+
+fn reply(letter: &Letter, answer: ObjectAnswer) -> Reply {
     match answer {
+        ObjectAnswer::None if matches!(letter.says, Says::Alarm(_)) => Reply::new(StatusCode::NO_CONTENT, ""),
         ObjectAnswer::Response(response) => Reply {
             status: response.status,
             headers: response.headers,
@@ -144,7 +164,13 @@ fn turn_problem(error: &TurnError) -> Problem {
 }
 
 fn tell_error(workers: &Rc<CoreWorkers>, resident: &Resident, letter: &Letter, error: &TurnError) {
-    let context = workers.object_context(&resident.zone, &resident.class, letter.client, letter.number);
+    let context = workers.object_context(
+        &resident.zone,
+        &resident.class,
+        letter.client,
+        letter.number,
+        letter.chain.clone(),
+    );
     match error {
         TurnError::Fault(fault) => report_fault(&context, fault),
         other => context.tell("fault", &other.to_string()),
@@ -161,7 +187,7 @@ impl Outside {
         class: &Arc<Class>,
         letter: &Letter,
     ) -> Rc<Self> {
-        let context = workers.object_context(zone, class, letter.client, letter.number);
+        let context = workers.object_context(zone, class, letter.client, letter.number, letter.chain.clone());
         Rc::new(Self(Way { core: Rc::clone(workers), context }))
     }
 }
@@ -189,7 +215,9 @@ impl ObjectHome {
         _object: &ObjectKey,
         letter: &Letter,
     ) -> Self {
-        Self { context: workers.object_context(zone, class, letter.client, letter.number) }
+        Self {
+            context: workers.object_context(zone, class, letter.client, letter.number, letter.chain.clone()),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use berth_isolate_host::{Call, ErrorCode, Fault, FaultKind, Incoming, Limit, Script};
+use berth_protocol::object::ObjectKey;
+use berth_protocol::waits::Chain;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body::{Frame, SizeHint};
@@ -49,7 +51,17 @@ impl CoreWorkers {
         // The parts of one client's request have one id.
         let request = parent.as_ref().map_or_else(|| self.new_request(), |parent| parent.request);
         let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
-        Arc::new(Context { zone, worker, request, client, parent, depth, core: Arc::clone(&self.links) })
+        let chain = parent.as_ref().map_or_else(Chain::outside, |parent| parent.chain.clone());
+        Arc::new(Context {
+            zone,
+            worker,
+            request,
+            client,
+            parent,
+            depth,
+            chain,
+            core: Arc::clone(&self.links),
+        })
     }
 
     /// What a turn of an object is known by, for this request of this client.
@@ -59,9 +71,10 @@ impl CoreWorkers {
         class: &Class,
         client: std::net::IpAddr,
         request: u64,
+        chain: Chain<ObjectKey>,
     ) -> Arc<Context> {
         let (zone, worker, core) = (Arc::clone(zone), Arc::clone(&class.code), Arc::clone(&self.links));
-        Arc::new(Context { zone, worker, request, client, parent: None, depth: 0, core })
+        Arc::new(Context { zone, worker, request, client, parent: None, depth: 0, chain, core })
     }
 
     /// Calls a worker.

@@ -71,8 +71,7 @@ impl CoreWorkers {
     ) -> Result<Inbound, ErrorCode> {
         let (name, class) = object.rsplit_once('.').ok_or(ErrorCode::DestinationNotFound)?;
         let class = context.zone.class(class).ok_or(ErrorCode::DestinationNotFound)?;
-        let (client, number) = (context.client, context.request);
-        Ok(inbound(self.ask_object_of(&context.zone, class, name, request, client, number).await))
+        Ok(inbound(self.ask_object_of(&context.zone, class, name, request, context).await))
     }
 
     async fn send_to_zone(
@@ -96,9 +95,7 @@ impl CoreWorkers {
             }
             Handler::Nothing => Reply::problem(Problem::NoRoute),
             Handler::Origin => return self.send_to_origin(&zone, request).await,
-            Handler::Object(class, name) => {
-                self.ask_object_of(&zone, &class, &name, request, context.client, context.request).await
-            }
+            Handler::Object(class, name) => self.ask_object_of(&zone, &class, &name, request, &context).await,
             Handler::Worker(worker) => {
                 tracing::debug!(
                     zone = zone.name,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_isolate_host::{Later, Stream, World};
+use berth_protocol::object::ObjectKey;
+use berth_protocol::waits::Chain;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
@@ -38,6 +40,8 @@ pub(crate) struct Context {
     pub(super) parent: Option<Arc<Context>>,
     /// Calls above it.
     pub(super) depth: u8,
+    /// The objects that wait for it, and for whom those wait.
+    pub(crate) chain: Chain<ObjectKey>,
     /// Of the core that it runs on.
     pub(super) core: Arc<CoreLinks>,
 }

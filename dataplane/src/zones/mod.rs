@@ -134,6 +134,14 @@ impl Hosts {
         self.router.explain(host, target)
     }
 
+    /// The class whose objects are stored under this scope, and its zone.
+    pub fn class(&self, scope: &Scope) -> Option<(Arc<Zone>, Arc<Class>)> {
+        let classes =
+            self.named.values().flat_map(|zone| zone.classes.iter().map(move |class| (zone, class)));
+        let mut found = classes.filter(|(_, class)| class.scope == *scope);
+        found.next().map(|(zone, class)| (Arc::clone(zone), Arc::clone(class)))
+    }
+
     /// The zone of this name.
     pub fn named(&self, name: &str) -> Option<Arc<Zone>> {
         self.named.get(name).cloned()

@@ -33,9 +33,9 @@ pub(super) fn forwarded(guest: Reader) -> (Reader, Option<Forward>) {
 }
 
 impl Forward {
-    /// Whether a piece waits to be let out.
-    pub(super) fn has_piece(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(out) = &self.out else { return false };
+    /// Takes a piece that is there and may be let out; else whoever polls is woken when there is one.
+    pub(super) fn look(&mut self, cx: &mut Context<'_>) {
+        let Some(out) = &self.out else { return };
         if self.next.is_none()
             && out.poll_room(cx).is_ready()
             && let Poll::Ready(frame) = Pin::new(&mut self.guest).poll_frame(cx)
@@ -47,7 +47,6 @@ impl Forward {
                 None => Next::End(Ok(None)),
             });
         }
-        self.next.is_some()
     }
 
     /// Lets out the piece that waits. Tells whether there was one, and whether there may be more.
@@ -74,5 +73,47 @@ impl Forward {
                 (false, is_open || waits)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::ErrorCode;
+    use crate::pipe::Found;
+
+    #[test]
+    fn nobody_outside_reads_ahead_of_what_was_let_out() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let (guest, reader) = pipe();
+        guest.push(Bytes::from_static(b"one"));
+        let (outside, forward) = forwarded(reader);
+        let mut forward = forward.expect("it is not whole");
+        forward.look(cx);
+        guest.push(Bytes::from_static(b"two"));
+        assert!(matches!(outside.read(9), Found::Nothing), "the gate is closed");
+        assert_eq!(forward.let_out(cx), (true, true));
+        assert!(matches!(outside.read(9), Found::Data(bytes) if bytes == "one"));
+        assert!(matches!(outside.read(9), Found::Nothing), "one piece at a time");
+        forward.look(cx);
+        forward.let_out(cx);
+        assert!(matches!(outside.read(9), Found::Data(bytes) if bytes == "two"));
+        guest.abort(ErrorCode::ConnectionTerminated);
+        forward.look(cx);
+        assert!(matches!(outside.read(9), Found::Nothing));
+        assert_eq!(forward.let_out(cx), (true, false));
+        assert!(matches!(outside.read(9), Found::End(Err(_))), "what was cut off does not look whole");
+    }
+
+    #[test]
+    fn a_whole_body_leaves_as_it_is() {
+        let (guest, reader) = pipe();
+        guest.push(Bytes::from_static(b"one"));
+        guest.finish(None);
+        let (outside, forward) = forwarded(reader);
+        assert!(forward.is_none());
+        assert!(matches!(outside.read(9), Found::Data(bytes) if bytes == "one"));
     }
 }

@@ -100,6 +100,7 @@ impl storage::Host for Guest {
 
     async fn sync(&mut self) -> wasmtime::Result<Result<(), storage::Error>> {
         let object = self.object()?;
+        object.commit_point();
         object.lock().sync = Sync::Wanted;
         // Nobody is woken: who polls the turn polls its guest next. A commit that fails ends the guest here.
         poll_fn(|_| if object.lock().sync == Sync::Done { Poll::Ready(()) } else { Poll::Pending }).await;

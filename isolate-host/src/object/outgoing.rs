@@ -35,6 +35,7 @@ impl outgoing::Host for Guest {
             return Err(LimitFell(Limit::Outgoing).into());
         };
         self.outgoing_left = left;
+        self.object()?.commit_point();
         let (promise, promised) = promise();
         self.call.sent().push((outbound, promise));
         let mut fetching =

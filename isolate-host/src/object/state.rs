@@ -4,6 +4,7 @@
 //! The lock is held for moments, never while anything waits, and never by two at once: guest and poller take turns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_protocol::record::{Effect, KEY_MAX, Space, VALUE_MAX};
@@ -12,9 +13,10 @@ use bytes::Bytes;
 use super::cache::Cache;
 use super::message::{SocketCommand, SocketId};
 use super::overlay::{Growth, Overlay, Scan, Seen};
-use super::storage::{KeyRange, ObjectStorage, Order, Page, PageMost, Read};
+use super::storage::{CommitError, KeyRange, ObjectStorage, Order, Page, PageMost, Read};
 use super::world::{Identity, ObjectWorld};
 use crate::object_bindings::berth::object::storage::Error;
+use crate::world::Later;
 
 /// Bytes of what may be written between two commit points. Half of what a record holds: the answer that is kept for a
 /// repeated request goes into the same one.
@@ -33,9 +35,8 @@ pub const SCHEMA_KEY: &[u8] = b"schema";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sync {
     None,
-    Wanted,
     /// What was written before is with the storage.
-    HandedOver,
+    Wanted,
     Done,
 }
 
@@ -58,6 +59,8 @@ pub(super) struct State {
     stored_schema: Option<u32>,
     schema: u32,
     pub(super) sync: Sync,
+    /// Segments that the guest has ended since it was polled last.
+    pub(super) ended: Vec<Committing>,
     pub(super) turn: TurnState,
 }
 
@@ -78,10 +81,23 @@ pub(super) struct TurnState {
     pub(super) due: Option<Bytes>,
 }
 
+/// A segment that was handed to the storage, and what it sends when it is durable.
+pub(super) struct Committing {
+    pub(super) durable: Later<Result<(), CommitError>>,
+    pub(super) sends: Vec<SocketCommand>,
+    pub(super) has_effects: bool,
+}
+
 /// What a segment leaves.
 pub(super) struct Segment {
     pub(super) effects: Vec<Effect>,
     pub(super) sends: Vec<SocketCommand>,
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Object").field(&self.identity.id).finish()
+    }
 }
 
 impl Object {
@@ -101,6 +117,7 @@ impl Object {
             stored_schema,
             schema: identity.schema_version,
             sync: Sync::None,
+            ended: Vec::new(),
             turn: TurnState::default(),
         };
         Self { identity, world, storage_bytes, state: Mutex::new(state) }
@@ -175,6 +192,26 @@ impl Object {
                     self.lock().data.learn(&key, below.as_ref());
                 }
             }
+        }
+    }
+
+    /// A commit point, where the guest is now: what it wrote so far is handed to the storage as one. What comes after it is
+    /// another segment, also if the guest runs on.
+    pub(crate) fn commit_point(&self) {
+        let mut state = self.lock();
+        let Segment { effects, sends } = state.end_segment();
+        let has_effects = !effects.is_empty();
+        let durable = state.storage.commit(effects);
+        state.ended.push(Committing { durable, sends, has_effects });
+    }
+
+    /// A commit point, if there is anything to commit since the last one.
+    pub(crate) fn commit_point_if_needed(&self) {
+        let state = self.lock();
+        let is_needed = !state.data.is_empty() || !state.alarms.is_empty() || !state.turn.sends.is_empty();
+        drop(state);
+        if is_needed {
+            self.commit_point();
         }
     }
 
@@ -274,11 +311,6 @@ impl State {
         self.sync = Sync::None;
     }
 
-    /// Whether a commit point has anything to commit.
-    pub(super) fn is_dirty(&self) -> bool {
-        !self.data.is_empty() || !self.alarms.is_empty()
-    }
-
     /// Ends a segment: takes what it wrote and what it sends. From now on it counts as stored.
     pub(super) fn end_segment(&mut self) -> Segment {
         let mut effects = Vec::new();
@@ -313,14 +345,6 @@ impl State {
             segment.effects.push(schema_effect(self.schema));
         }
         segment
-    }
-
-    /// Commits a segment within a turn.
-    pub(super) fn commit(
-        &mut self,
-        effects: Vec<Effect>,
-    ) -> crate::Later<Result<(), super::storage::CommitError>> {
-        self.storage.commit(effects)
     }
 }
 

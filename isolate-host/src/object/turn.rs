@@ -23,13 +23,13 @@ use std::time::Duration;
 use super::forward::{Forward, forwarded};
 use super::instance::{ObjectInstance, Ran};
 use super::message::{ObjectAnswer, Outcome, SocketCommand, TurnError};
-use super::state::{Object, Sync};
+use super::state::{Committing, Object, Sync};
 use super::storage::CommitError;
 use super::world::Outside;
 use crate::drive::{Errands, Wall};
 use crate::engine::Running;
 use crate::guest::CallState;
-use crate::world::{Later, Outbound, Promise, WayOut};
+use crate::world::{Outbound, Promise, WayOut};
 
 /// How a turn ended.
 pub struct Ended {
@@ -63,12 +63,6 @@ enum Stage {
     /// The guest is gone, and its last segment. What it committed before is on its way.
     Settling(TurnError),
     Over,
-}
-
-/// A segment that was handed to the storage, and what it sends.
-struct Committing {
-    durable: Later<Result<(), CommitError>>,
-    sends: Vec<SocketCommand>,
 }
 
 /// Segments that are committed and not yet durable.
@@ -122,9 +116,7 @@ impl Turn {
             if let Some(outcome) = self.poll_guest(cx) {
                 return Poll::Ready(self.ended(Ok(outcome)));
             }
-            if self.wants_commit_point(cx) {
-                self.commit_point();
-            }
+            self.collect(cx);
             match self.gate.poll(&*self.outside, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Poll::Ready(self.ended(Err(error.into()))),
@@ -163,6 +155,7 @@ impl Turn {
 
     /// The guest has come to its end: its last segment is for the caller to commit.
     fn outcome(&mut self, answer: ObjectAnswer) -> Outcome {
+        self.take_ended();
         let mut state = self.object.lock();
         let mut segment = state.end_turn();
         let greetings = std::mem::take(&mut state.turn.greetings);
@@ -190,49 +183,35 @@ impl Turn {
         Ended { result, commits: self.commits, cpu: self.call.meter.spent() }
     }
 
-    /// Whether something is about to leave, or the guest waits for what it wrote.
-    fn wants_commit_point(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Puts the segments that the guest has ended behind the gate.
+    fn take_ended(&mut self) {
+        let ended = std::mem::take(&mut self.object.lock().ended);
+        self.commits += ended.iter().filter(|segment| segment.has_effects).count() as u32;
+        self.gate.waiting.extend(ended);
+    }
+
+    /// Collects what the guest left since it was polled last: segments that are now behind the gate, requests and pieces of
+    /// bodies that leave when it opens. Each was preceded by its own commit point, where the guest was.
+    fn collect(&mut self, cx: &mut Context<'_>) {
+        self.take_ended();
         if !matches!(self.stage, Stage::Running(_)) {
-            return false;
+            return;
         }
-        let sent = std::mem::take(&mut *self.call.sent());
-        let mut wants = !sent.is_empty();
-        for (mut request, promise) in sent {
+        for (mut request, promise) in std::mem::take(&mut *self.call.sent()) {
             if let Some((body, forward)) = request.body.take().map(forwarded) {
                 request.body = Some(body);
                 self.forwards.extend(forward);
             }
             self.held.push((request, promise));
         }
-        let mut state = self.object.lock();
-        if state.sync == Sync::Wanted {
-            state.sync = Sync::HandedOver;
-            wants = true;
-        }
-        // A piece of a body is let out like a request, if there is something to be made durable first.
-        let leaves = self.forwards.iter_mut().any(|forward| forward.has_piece(cx));
-        wants |= leaves && (state.is_dirty() || !state.turn.sends.is_empty());
-        drop(state);
-        wants
-    }
-
-    /// Commits what was written so far. Requests in `held`, and a guest that waits for it, go on when it is durable.
-    fn commit_point(&mut self) {
-        let mut state = self.object.lock();
-        let segment = state.end_segment();
-        if !segment.effects.is_empty() {
-            self.commits += 1;
-        }
-        let durable = state.commit(segment.effects);
-        drop(state);
-        self.gate.waiting.push_back(Committing { durable, sends: segment.sends });
+        self.forwards.iter_mut().for_each(|forward| forward.look(cx));
     }
 
     /// The gate is open: lets out what waits behind it, and goes on with what is out. Ready when the guest may go on.
     fn poll_outside(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.object.lock();
         let mut may_go_on = false;
-        if state.sync == Sync::HandedOver {
+        if state.sync == Sync::Wanted {
             state.sync = Sync::Done;
             may_go_on = true;
         }

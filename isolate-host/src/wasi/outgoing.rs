@@ -24,6 +24,7 @@ use crate::bindings::wasi::http::types::{
 };
 use crate::guest::{Answer, Guest, Head, LimitFell};
 use crate::limits::Limit;
+use crate::object::Object;
 use crate::pipe::{Reader, Writer, pipe};
 use crate::world::{Outbound, Promised, promise};
 
@@ -104,6 +105,8 @@ pub(crate) struct Sending {
     may_be_empty: bool,
     written: AtomicU64,
     most: u64,
+    /// The object that sends it out: each piece is a commit point.
+    object: Option<Arc<Object>>,
 }
 
 impl Sending {
@@ -128,11 +131,20 @@ impl Sending {
             return Err(StreamError::Trap(LimitFell(Limit::BodyBytes).into()));
         }
         self.written.store(written, Relaxed);
+        self.precede();
         self.writer.push(bytes);
         Ok(())
     }
 
+    /// What was written to storage before a piece is durable before it leaves.
+    fn precede(&self) {
+        if let Some(object) = &self.object {
+            object.commit_point_if_needed();
+        }
+    }
+
     fn finish(self, trailers: Option<http::HeaderMap>) -> Result<(), ErrorCode> {
+        self.precede();
         let written = self.written.load(Relaxed);
         let is_left_out = self.may_be_empty && written == 0;
         if !is_left_out && self.announced.is_some_and(|announced| written != announced) {
@@ -154,13 +166,15 @@ impl Guest {
     ) -> wasmtime::Result<Result<Resource<OutgoingBody>, ()>> {
         let most = self.limits.body_bytes;
         let may_be_empty = matches!(of, Of::Response) && self.call.of_head;
+        let object = self.object.clone();
         let (body, announced) = body(self)?;
         if matches!(body, Body::Piped(_)) {
             return Ok(Err(()));
         }
         let (writer, reader) = pipe();
         *body = Body::Piped(reader);
-        let sending = Sending { writer, of, announced, may_be_empty, written: AtomicU64::new(0), most };
+        let written = AtomicU64::new(0);
+        let sending = Sending { writer, of, announced, may_be_empty, written, most, object };
         Ok(Ok(self.push(OutgoingBody { sending: Arc::new(sending), streamed: false })?))
     }
 }
@@ -500,6 +514,9 @@ impl outgoing_handler::Host for Guest {
             return Err(LimitFell(Limit::Outgoing).into());
         };
         self.outgoing_left = left;
+        if let Some(object) = &self.object {
+            object.commit_point();
+        }
         let (promise, promised) = promise();
         self.call.sent().push((outbound, promise));
         Ok(Ok(self.push(FutureIncomingResponse(promised))?))
@@ -593,7 +610,7 @@ mod tests {
         let sending = |announced, most, may_be_empty| {
             let (writer, reader) = pipe();
             let (of, written) = (Of::Response, AtomicU64::new(0));
-            (Sending { writer, of, announced, may_be_empty, written, most }, reader)
+            (Sending { writer, of, announced, may_be_empty, written, most, object: None }, reader)
         };
         let (body, reader) = sending(Some(3), 100, false);
         assert!(matches!(body.write(Bytes::from_static(b"abcd")), Err(StreamError::LastOperationFailed(_))));

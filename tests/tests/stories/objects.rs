@@ -10,7 +10,7 @@ use berth_tests::clients::{curl, run};
 use berth_tests::history::models::{Counter, CounterInput};
 use berth_tests::history::{Operation, Outcome, checks, linearizable};
 use berth_tests::node::{Driver, Node, PATIENCE, Plan, binary, wait_until};
-use berth_tests::workers::{deploy, example, guests, upload};
+use berth_tests::workers::{deploy, example, guests, object_guest, upload};
 use berth_tests::{on_both_drivers, once};
 use serde_json::json;
 
@@ -18,7 +18,8 @@ use crate::common;
 
 on_both_drivers!(["curl"]; an_object_answers_with_what_it_stored, one_owner_counts_for_clients_of_all_cores,
     what_was_acknowledged_survives_a_kill, an_object_that_nobody_asks_is_given_up_and_comes_back);
-on_both_drivers!(["curl"]; a_worker_asks_an_object_of_its_zone);
+on_both_drivers!(["curl"]; a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
+    an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same);
 once!([]; what_a_class_must_have_is_said_when_it_is_deployed);
 
 /// Clients at a time: more than one for each core, whatever the machine.
@@ -192,6 +193,82 @@ fn a_worker_asks_an_object_of_its_zone(driver: Driver) {
     assert!(said.starts_with('1') && said.ends_with(" 200"), "the same object, by its host: {said}");
     let said = through("ada.nothing.object.internal");
     assert!(!said.ends_with(" 200"), "there is no such class: {said}");
+    node.finish();
+}
+
+/// The class of the tests, and a worker that asks its objects.
+fn probe(driver: Driver) -> Node {
+    let node = Plan::new(driver, common()).start();
+    let (front, probe) = (upload(&node, guests()), upload(&node, &object_guest()));
+    let limits = json!({"cpu": "10s", "wall": "60s"});
+    let zone = json!({"hosts": ["*"], "workers": {"front": {"script": front, "routes": ["/*"], "limits": limits}},
+        "objects": {"Probe": {"script": probe, "routes": ["/probe/:name"], "limits": limits}}});
+    deploy(&node, "probes", &zone);
+    node
+}
+
+/// What an object of the class answers, or the node in its place: the worker that asks passes on what is said, and not the
+/// status.
+fn ask_probe(node: &Node, name: &str, subject: &str) -> String {
+    curl(&[&node.http(&format!("/ask?url=http://{name}.probe.object.internal/{subject}"))]).ok()
+}
+
+fn now_ms() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()
+}
+
+fn an_alarm_rings_also_after_a_kill(driver: Driver) {
+    let node = probe(driver);
+    assert_eq!(ask_probe(&node, "ada", &format!("alarm/soon/{}", now_ms() + 300)), "set");
+    wait_until("it rings", || node.number("object_alarms") == 1);
+    let said = ask_probe(&node, "ada", "get/rang");
+    assert!(said.contains("soon") && said.contains(" 1 soon"), "{said}");
+    assert!(!ask_probe(&node, "ada", "alarms").contains("soon"), "it is gone");
+    let due = now_ms() + 500;
+    assert_eq!(ask_probe(&node, "bob", &format!("alarm/later/{due}")), "set");
+    let node = node.kill_and_restart();
+    wait_until("it rings on the next node", || node.number("object_alarms") == 1);
+    let said = ask_probe(&node, "bob", "get/rang");
+    assert!(said.contains(&format!("later {due} 1 later")), "{said}");
+    node.finish();
+}
+
+fn an_alarm_that_fails_is_tried_again_and_told_how_often(driver: Driver) {
+    let node = probe(driver);
+    let due = now_ms();
+    assert_eq!(ask_probe(&node, "ada", &format!("alarm/sync-trap/{due}")), "set");
+    // Its turn stores the number of the attempt, makes that durable, and traps.
+    wait_until("it is tried a third time", || {
+        ask_probe(&node, "ada", "get/rang").contains(&format!("sync-trap {due} 3 "))
+    });
+    assert!(node.number("object_faults") >= 3);
+    assert_eq!(node.number("object_alarms"), 0);
+    assert_eq!(ask_probe(&node, "ada", "unalarm/sync-trap"), "cleared");
+    node.finish();
+}
+
+fn objects_that_ask_one_another_end_all_the_same(driver: Driver) {
+    let node = probe(driver);
+    let host = |name: &str| format!("{name}.probe.object.internal");
+    let said = ask_probe(&node, "ada", &format!("call/{}/status/204", host("bob")));
+    assert_eq!(said, "", "one asks the other");
+    let circle = format!("call/{}/call/{}/echo", host("bob"), host("ada"));
+    let said = ask_probe(&node, "ada", &circle);
+    assert!(said.contains("urn:berth:loop") && said.contains("508"), "the other asks back: {said}");
+    // Both ways at once, from several clients: whoever closes a circle hears so, and all calls end.
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (from, to) = if client % 2 == 0 { ("ada", "bob") } else { ("bob", "ada") };
+            let (node, subject) = (&node, format!("call/{}/echo", host(to)));
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let said = ask_probe(node, from, &subject);
+                    assert!(said.is_empty() || said.contains("urn:berth:loop"), "{said}");
+                }
+            });
+        }
+    });
+    assert!(node.number("object_circles") > 0);
     node.finish();
 }
 

@@ -162,10 +162,17 @@ fn each_piece_of_a_body_waits_for_what_was_written_before_it() {
     }
     let Poll::Ready(ended) = poll_far(&mut turn) else { panic!("all is durable") };
     assert_eq!(text(&ended.result.unwrap().1), "first second");
+}
 
-    let error = place.error("/wasi-fetch/trap");
-    assert!(is_trap(&error), "{error}");
-    assert_eq!(place.around.left().len(), 3, "a request whose turn traps at once never leaves");
+#[test]
+fn a_commit_point_is_where_the_guest_was_also_if_it_ran_on() {
+    for path in ["/wasi-fetch/trap", "/wasi-fetch/spin-trap"] {
+        let place = place();
+        let error = place.error(path);
+        assert!(is_trap(&error), "{error}");
+        assert!(place.store.value("one").is_some(), "{path}: before the request");
+        assert_eq!(place.store.value("two"), None, "{path}: after it, and the turn trapped");
+    }
 }
 
 #[test]
@@ -228,6 +235,21 @@ fn what_is_sent_on_sockets_leaves_with_its_segment() {
     let (_, outcome) = place.run(place.start(), get("/tell-sync-tell/1")).unwrap();
     assert_eq!(outcome.sends.iter().map(note).collect::<Vec<_>>(), ["send 1 second"]);
     assert_eq!(place.around.left()[1..], ["send 1 first", "send 1 second"], "each once, in order");
+}
+
+#[test]
+fn a_turn_that_does_not_wait_leaves_everything_to_its_end() {
+    let place = place();
+    place.around.sockets.lock().unwrap().insert(SocketId(1), Default::default());
+    let mut turn = place.begin(place.start(), get("/wasi-leave/1"));
+    let Poll::Ready(ended) = poll_far(&mut turn) else { panic!("it waits for nothing") };
+    let (_, outcome) = ended.result.unwrap();
+    assert!(place.store.value("one").is_some(), "handed over at the request");
+    let sends: Vec<String> = outcome.sends.iter().map(note).collect();
+    assert_eq!(
+        (ended.commits, sends.as_slice()),
+        (1, ["send 1 before", "send 1 after"].map(str::to_owned).as_slice())
+    );
 }
 
 #[test]

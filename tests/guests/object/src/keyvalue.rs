@@ -1,5 +1,7 @@
 //! The object's data by `wasi:keyvalue`: one pass through all that it offers.
 
+use std::sync::Mutex;
+
 use crate::{Text, ok};
 
 #[allow(missing_docs, reason = "generated from the WIT")]
@@ -9,6 +11,8 @@ mod world {
 
 use world::wasi::keyvalue::atomics::{self, Cas, CasError};
 use world::wasi::keyvalue::{batch, store};
+
+static HELD: Mutex<Option<(store::Bucket, Cas)>> = Mutex::new(None);
 
 fn text(value: Option<Vec<u8>>) -> String {
     value.map_or_else(|| "nothing".to_owned(), |value| String::from_utf8_lossy(&value).into_owned())
@@ -27,6 +31,14 @@ pub(crate) fn open(bucket: &str) -> Text {
         Ok(_) => ok("open"),
         Err(error) => ok(name(error)),
     }
+}
+
+/// Keeps a bucket and a value that was seen open between turns.
+pub(crate) fn hold() -> Text {
+    let bucket = store::open("default").map_err(name)?;
+    let cas = Cas::new(&bucket, "a").map_err(name)?;
+    *HELD.lock().expect("nobody panicked") = Some((bucket, cas));
+    ok("held")
 }
 
 /// Keeps nothing open: what is dropped is dropped in time.

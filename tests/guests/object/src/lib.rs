@@ -104,6 +104,7 @@ fn store(parts: &[&str], request: &Request) -> Option<Text> {
         ["delete-many", count] => storing::delete_many(count),
         ["usage"] => storing::usage(),
         ["keyvalue"] => keyvalue::all(),
+        ["keyvalue", "hold"] => keyvalue::hold(),
         ["keyvalue", "keys"] => keyvalue::keys(),
         ["keyvalue", "open", bucket] => keyvalue::open(bucket),
         ["put-trap", key, value] => storing::put_then(key, value, || panic!("after the put, as asked")),
@@ -126,8 +127,12 @@ fn run_other(parts: &[&str], request: &Request) -> Text {
             storage::put(b"after-fetch", b"lost").expect("there is room");
             panic!("after the fetch, as asked")
         }),
+        ["call", host, ref rest @ ..] => {
+            sending::fetch("called", &format!("http://{host}/{}", rest.join("/")), None)
+        }
         ["fetch-many", count] => sending::fetch_many(count.parse().expect("a number")),
         ["send-later"] => sending::send_later(),
+        ["wasi-leave", socket] => sending::wasi_leave(socket),
         ["wasi-fetch", then] => sending::wasi_fetch(then),
         ["tell", socket, text] => sending::tell(socket, text, 1),
         ["tell-many", socket, count] => sending::tell(socket, "x", count.parse().expect("a number")),

@@ -57,6 +57,17 @@ pub(crate) fn send_later() -> Text {
     }
 }
 
+/// Sends on a socket, writes, sends a request by `wasi:http`, and does not wait for anything.
+pub(crate) fn wasi_leave(socket: &str) -> Text {
+    tell(socket, "before", 1)?;
+    storage::put(b"one", b"1").map_err(|error| error.to_string())?;
+    let request = OutgoingRequest::new(Fields::new());
+    request.set_authority(Some("o.example")).expect("an authority");
+    request.set_path_with_query(Some("/a")).expect("a path");
+    let _future = outgoing_handler::handle(request, None).expect("it may be sent");
+    tell(socket, "after", 1)
+}
+
 /// A request by `wasi:http`, whose body is written on while the turn writes to its storage, with time between its pieces.
 pub(crate) fn wasi_fetch(then: &str) -> Text {
     let request = OutgoingRequest::new(Fields::new());
@@ -68,8 +79,13 @@ pub(crate) fn wasi_fetch(then: &str) -> Text {
     let stream = body.write().expect("nobody took it");
     storage::put(b"one", b"1").expect("there is room");
     let future = outgoing_handler::handle(request, None).expect("it may be sent");
-    if then == "trap" {
-        panic!("before anything left, as asked");
+    if then.ends_with("trap") && then != "sync-trap" {
+        storage::put(b"two", b"2").expect("there is room");
+        if then == "spin-trap" {
+            // Long enough to be interrupted, so that the host sees the request.
+            crate::attacks::spin_for("30")?;
+        }
+        panic!("after the request, as asked");
     }
     if then != "sync-trap" {
         stream.blocking_write_and_flush(b"first ").expect("somebody reads");
