@@ -113,6 +113,11 @@ impl Admin {
         self.ask("DELETE", path, &Content::Nothing).map(drop)
     }
 
+    /// `POST path` without a document, for an answer without one.
+    pub(crate) fn order(&self, path: &str) -> Result<(), Failure> {
+        self.ask("POST", path, &Content::Nothing).map(drop)
+    }
+
     fn understand(&self, answer: &str) -> Result<Value, Failure> {
         Ok(serde_json::from_str(answer).map_err(|error| {
             format!("the answer of {} is no JSON: {error}; is this the admin address of a node?", self.url)

@@ -11,6 +11,7 @@ mod deploy;
 mod dev;
 mod explain;
 mod logging;
+mod objects;
 mod output;
 mod progress;
 mod project;
@@ -70,6 +71,9 @@ enum Command {
     /// Routes: which requests go to which worker.
     #[command(subcommand)]
     Routes(zones::Routes),
+    /// Objects: what they store, and where they are.
+    #[command(subcommand)]
+    Objects(objects::Objects),
     /// Show what guests log, as it happens.
     Tail(tail::Arguments),
     /// Say where something would go, and why.
@@ -100,7 +104,7 @@ enum ReferenceCommand {
 }
 
 /// Commands of the contract that later changes bring.
-const LATER: &[&str] = &["objects", "policy", "top"];
+const LATER: &[&str] = &["policy", "top"];
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
         Command::Zones(command) => zones::zones(&command),
         Command::Scripts(command) => zones::scripts(&command),
         Command::Routes(command) => zones::routes(&command),
+        Command::Objects(command) => objects::run(&command),
         Command::Tail(arguments) => tail::run(&arguments),
         Command::Dataplane { config, check } => dataplane(config, check),
         Command::Agent(arguments) => agent::run(arguments),

@@ -1,4 +1,4 @@
-//! Standard output of commands that show something. Whoever reads it may have had enough (`berth zones list | head -1`):
+//! Standard output of commands that show something, and how sizes are shown. Whoever reads it may have had enough (`berth zones list | head -1`):
 //! that is no failure.
 
 use std::io::{self, Write};
@@ -8,6 +8,18 @@ use crate::Failure;
 /// Shows text, with an end of line if it has none.
 pub(crate) fn show(text: &str) -> Result<(), Failure> {
     write(&mut io::stdout().lock(), text)
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    let (shift, unit) = match bytes {
+        0..1024 => return format!("{bytes} bytes"),
+        1024..0x10_0000 => (10, "KiB"),
+        0x10_0000..0x4000_0000 => (20, "MiB"),
+        _ => (30, "GiB"),
+    };
+    let tenths = (u128::from(bytes) * 10) >> shift;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
 fn write(out: &mut impl Write, text: &str) -> Result<(), Failure> {
@@ -38,6 +50,15 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        let said = [0, 1023, 1024, 1_048_575, 1_048_576, 13_526_700, 1 << 30].map(size);
+        assert_eq!(
+            said,
+            ["0 bytes", "1023 bytes", "1.0 KiB", "1023.9 KiB", "1.0 MiB", "12.9 MiB", "1.0 GiB"]
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::output::size;
+
 /// Letters of a name that are shown: the line must fit a terminal of 80 columns, or it cannot be written over.
 const NAME_LETTERS_MAX: usize = 24;
 /// Letters of a full bar.
@@ -87,14 +89,6 @@ fn bar(done: u64, all: u64) -> String {
     format!("[{full:<BAR_LETTERS$}] {percent:>3} % of {}", size(all))
 }
 
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} bytes"),
-        1024..1_048_576 => format!("{} KiB", bytes / 1024),
-        _ => format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
@@ -139,7 +133,6 @@ mod tests {
     fn the_longest_line_fits_a_terminal() {
         let line = format!("uploading {} {}", shorten(&"n".repeat(63)), bar(u64::MAX, 999 << 20));
         assert!(line.chars().count() < 80, "{line}");
-        assert_eq!(size(13_526_700), "12.9 MiB");
         assert_eq!(bar(0, 0), "[####################] 100 % of 0 bytes");
     }
 }

@@ -184,6 +184,8 @@ stats! {
         Counter objects_started;
         /// Objects whose instances ended: given up after a while without a turn, or after a trap or a failed write.
         Counter objects_ended;
+        /// Objects that left this core for another.
+        Counter object_moves;
         /// Objects that could not be started.
         Counter object_start_failures;
         /// Messages that objects handled.

@@ -1,4 +1,4 @@
-//! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say.
+//! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say. The door to `objects` as well.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::{broadcast, oneshot};
 
 use super::refusal::{Outcome, Refusal, json};
+use super::{nothing, objects, query_value};
 use crate::http::body::{Body, BodyError, RequestBody};
 use crate::http::message::Reply;
 use crate::workers::{GuestLine, UploadError, Workers};
@@ -38,15 +39,19 @@ pub(super) enum Deployments {
     RollBack,
     Routes,
     Tail,
+    Objects,
+    Object,
+    MoveObject,
+    EvictObject,
 }
 
 /// It, with what it is asked about.
 pub(super) struct Question {
     pub(super) what: Deployments,
-    /// The zone or script that the path names; empty if it names none.
+    /// The zone, script or object that the path names; empty if it names none.
     pub(super) name: String,
-    /// The only zone that is wanted, where all could be.
-    pub(super) zone: Option<String>,
+    /// What is said behind the path.
+    pub(super) query: Vec<u8>,
     pub(super) body: RequestBody,
 }
 
@@ -80,9 +85,9 @@ impl From<UploadError> for Refusal {
 
 /// Answers. What waits for a disk or a compiler does so on a thread of its own.
 pub(super) async fn answer(workers: Arc<Workers>, question: Question) -> Reply {
-    let Question { what, name, zone, body } = question;
+    let Question { what, name, query, body } = question;
     let outcome = match what {
-        Deployments::Tail => return tail(&workers, zone),
+        Deployments::Tail => return tail(&workers, query_value(&query, "zone")),
         Deployments::Zones => json(&serde_json::json!({ "zones": workers.zones.list() })),
         Deployments::Routes => json(&serde_json::json!({ "routes": workers.zones.routes() })),
         Deployments::Zone => match workers.zones.show(&name) {
@@ -100,16 +105,19 @@ pub(super) async fn answer(workers: Arc<Workers>, question: Question) -> Reply {
             Ok(document) => apart(move || deploy(&workers, &name, &document)).await,
             Err(refusal) => Err(refusal),
         },
+        Deployments::Objects => apart(move || objects::list(&workers, &query)).await,
+        Deployments::Object => apart(move || objects::show(&workers, &name)).await,
+        Deployments::EvictObject => apart(move || objects::evict(&workers, &name)).await,
+        Deployments::MoveObject => match collect(body, DOCUMENT_MAX).await {
+            Ok(body) => apart(move || objects::move_to(&workers, &name, &body)).await,
+            Err(refusal) => Err(refusal),
+        },
         Deployments::RollBack => match collect(body, DOCUMENT_MAX).await {
             Ok(body) => apart(move || roll_back(&workers, &name, &body)).await,
             Err(refusal) => Err(refusal),
         },
     };
     outcome.unwrap_or_else(Refusal::reply)
-}
-
-fn nothing() -> Reply {
-    Reply::new(StatusCode::NO_CONTENT, "")
 }
 
 /// Runs what blocks beside the admin thread, a few at a time.

@@ -8,6 +8,7 @@
 
 mod deployments;
 mod explain;
+mod objects;
 mod openapi;
 mod paths;
 mod refusal;
@@ -66,8 +67,8 @@ impl Admin {
                 .unwrap_or_else(Refusal::reply),
             Call::ExplainFlow => return Answer::OfAgent(self.view.steering.clone(), query.to_vec()),
             Call::Deployments(what) => {
-                let (name, zone) = (name.to_owned(), query_value(query, "zone"));
-                let question = deployments::Question { what, name, zone, body: request.body };
+                let (name, query) = (name.to_owned(), query.to_vec());
+                let question = deployments::Question { what, name, query, body: request.body };
                 return Answer::OfDeployments(Arc::clone(&self.workers), question);
             }
         })
@@ -132,6 +133,10 @@ fn query_bytes(query: &[u8], name: &str) -> Option<Vec<u8>> {
 /// It as text.
 fn query_value(query: &[u8], name: &str) -> Option<String> {
     query_bytes(query, name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn nothing() -> Reply {
+    Reply::new(StatusCode::NO_CONTENT, "")
 }
 
 fn text(body: String, kind: &'static str) -> Reply {

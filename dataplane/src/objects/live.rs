@@ -11,10 +11,14 @@ use std::time::{Duration, Instant};
 
 use berth_isolate_host::object::ObjectInstance;
 use berth_protocol::object::ObjectKey;
-use berth_protocol::ownership::{self, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay};
+use berth_protocol::ownership::{
+    self, Aim, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay,
+};
 use berth_protocol::{ArrivalEnvelope, Envelope};
+use tokio::sync::oneshot;
 
 use super::letter::{self, Letter, Message};
+use super::orders::{self, MOVE_WITHIN, Order, Wish};
 use super::storage::Shelf;
 use super::turn::Running;
 use super::{Objects, Traveller, lock};
@@ -49,6 +53,8 @@ struct Home {
     resident: Option<Resident>,
     running: Option<Rc<Running>>,
     since: Instant,
+    /// The operator who wants something of it, and hears if it is refused.
+    order: Option<oneshot::Sender<String>>,
 }
 
 /// What belongs to an object worker besides its instance, and travels with it.
@@ -57,11 +63,28 @@ pub(super) struct Resident {
     pub(super) shelf: Arc<Shelf>,
     pub(super) zone: Arc<Zone>,
     pub(super) class: Arc<Class>,
+    pub(super) why: Why,
+}
+
+/// Why an object lives where it does.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    /// Its first message came here.
+    FirstMessage,
+    /// An operator moved it, from that core.
+    Moved(Core),
 }
 
 impl Home {
     fn new() -> Self {
-        Self { stay: Stay::Empty, instance: None, resident: None, running: None, since: Instant::now() }
+        Self {
+            stay: Stay::Empty,
+            instance: None,
+            resident: None,
+            running: None,
+            since: Instant::now(),
+            order: None,
+        }
     }
 }
 
@@ -90,6 +113,14 @@ impl CoreObjects {
         if workers.objects.here() == ALARM_CORE {
             berth_runtime::spawn(super::alarms::ring(Rc::downgrade(workers)));
         }
+        let mut orders = workers.objects.node.take_orders(workers.objects.here());
+        let ordered = Rc::downgrade(workers);
+        berth_runtime::spawn(async move {
+            while let Some(order) = orders.recv().await {
+                let Some(workers) = ordered.upgrade() else { return };
+                workers.objects.follow(order);
+            }
+        });
         let looking = Rc::downgrade(workers);
         berth_runtime::spawn(async move {
             loop {
@@ -110,7 +141,33 @@ impl CoreObjects {
 
     /// A message for an object, wherever it is.
     pub(super) fn post(&self, message: Message) {
-        self.handle(message.body.object, Event::Message(message));
+        let object = message.body.object;
+        if self.is_of_an_old_version(&object) {
+            self.handle(object, Event::Evict(Evict::AfterTurn));
+        }
+        self.handle(object, Event::Message(message));
+    }
+
+    /// Whether another class was deployed since the instance was made. A deployment that left the class as it is makes it
+    /// one of the new version.
+    fn is_of_an_old_version(&self, object: &ObjectKey) -> bool {
+        let Some(workers) = self.workers() else { return false };
+        let mut homes = self.homes.borrow_mut();
+        let Some(resident) = homes.get_mut(object).and_then(|home| home.resident.as_mut()) else {
+            return false;
+        };
+        let hosts = workers.zones().hosts();
+        let zone = hosts.named(&resident.zone.name).filter(|zone| zone.version != resident.zone.version);
+        let Some(zone) = zone else { return false };
+        let class = zone.class(&resident.class.code.name).cloned();
+        match class {
+            Some(class) if class.is_as(&resident.class) => {
+                (resident.zone, resident.class) = (zone, class);
+                false
+            }
+            // Without the class the last messages end what is there, and find nothing then.
+            _ => true,
+        }
     }
 
     fn take(&self, envelope: Envelope) {
@@ -146,6 +203,82 @@ impl CoreObjects {
         self.handle(arrival.object, Event::Arrived { epoch: arrival.epoch, waiting });
     }
 
+    /// Does what an operator wants.
+    fn follow(&self, order: Order) {
+        let Order { object, wish, answer } = order;
+        if wish == Wish::Why {
+            let _ = answer.send(self.why(&object));
+            return;
+        }
+        match self.homes.borrow_mut().get_mut(&object) {
+            Some(home) => home.order = Some(answer),
+            None => {
+                let _ = answer.send("it has just left this core; ask again".to_owned());
+                return;
+            }
+        }
+        match wish {
+            Wish::Move(to) => {
+                self.handle(object, Event::Move { to });
+                self.watch_move(object);
+            }
+            Wish::Evict => self.handle(object, Event::Evict(Evict::AfterTurn)),
+            Wish::Why => {}
+        }
+    }
+
+    fn why(&self, object: &ObjectKey) -> String {
+        let why = self.homes.borrow().get(object).and_then(|home| Some(home.resident.as_ref()?.why));
+        match why {
+            Some(Why::FirstMessage) => {
+                "its first message, since it was given up or the node started, came here".to_owned()
+            }
+            Some(Why::Moved(from)) => format!("an operator moved it here from core {}", from.0),
+            None => "it is starting here, or ending, or on its way here".to_owned(),
+        }
+    }
+
+    /// Looks whether an object that should move may, until it has, or it is too late.
+    fn watch_move(&self, object: ObjectKey) {
+        let (Some(workers), Some(epoch)) = (self.workers(), self.node.berths.find(&object).epoch()) else {
+            return;
+        };
+        berth_runtime::spawn(async move {
+            let until = Instant::now() + MOVE_WITHIN;
+            let objects = &workers.objects;
+            while Instant::now() < until {
+                berth_runtime::sleep(orders::LOOK_EVERY).await;
+                if !objects.wants_to_leave(&object) {
+                    return;
+                }
+                if objects.may_travel(&object) {
+                    objects.handle(object, Event::MayTravel { epoch });
+                }
+            }
+            objects.handle(object, Event::MoveExpired { epoch });
+        });
+    }
+
+    fn wants_to_leave(&self, object: &ObjectKey) -> bool {
+        match self.homes.borrow().get(object).map(|home| &home.stay) {
+            Some(Stay::Running(resident)) => matches!(resident.aim, Aim::Leave { .. }),
+            _ => false,
+        }
+    }
+
+    fn may_travel(&self, object: &ObjectKey) -> bool {
+        let mut homes = self.homes.borrow_mut();
+        let instance = homes.get_mut(object).and_then(|home| home.instance.as_mut());
+        instance.is_some_and(ObjectInstance::may_travel)
+    }
+
+    fn tell_operator(&self, object: &ObjectKey, why: &dyn std::fmt::Display) {
+        let order = self.homes.borrow_mut().get_mut(object).and_then(|home| home.order.take());
+        if let Some(order) = order {
+            let _ = order.send(why.to_string());
+        }
+    }
+
     /// Decides on an event and does what follows, and what follows from that.
     pub(super) fn handle(&self, object: ObjectKey, event: Event<Box<Letter>>) {
         let mut events = VecDeque::from([event]);
@@ -179,22 +312,18 @@ impl CoreObjects {
             Effect::Pass { to, message } => self.pass(to, message),
             Effect::Refuse { message, why } => self.refuse(&message, why),
             Effect::Start { above: _ } => self.start(object),
-            Effect::Begin { epoch, message } => self.begin(object, epoch, message),
+            Effect::Begin { epoch, message } => return self.begin(object, epoch, message),
+            // What cannot travel yet is looked at again by who watches the move.
             Effect::AwaitTravel { epoch } => {
-                let mut homes = self.homes.borrow_mut();
-                let may = homes
-                    .get_mut(&object)
-                    .and_then(|home| home.instance.as_mut())
-                    .map(ObjectInstance::may_travel);
-                return (may == Some(true)).then_some(Event::MayTravel { epoch });
+                return self.may_travel(&object).then_some(Event::MayTravel { epoch });
             }
             Effect::Depart { to, epoch, waiting } => self.depart(object, to, epoch, waiting),
             Effect::Stop { epoch } => {
                 self.stop(object);
                 return Some(Event::Stopped { epoch });
             }
-            Effect::MoveRefused { to, why } => tracing::debug!(?object, ?to, %why, "object.move: refused"),
-            Effect::EvictRefused(why) => tracing::debug!(?object, %why, "object.evict: refused"),
+            Effect::MoveRefused { to: _, why } => self.tell_operator(&object, &why),
+            Effect::EvictRefused(why) => self.tell_operator(&object, &why),
             Effect::Misuse(misuse) => tracing::error!(?object, %misuse, "object.misuse"),
         }
         None
@@ -243,10 +372,12 @@ impl CoreObjects {
     ) {
         let mut homes = self.homes.borrow_mut();
         let Some(home) = homes.get_mut(&object) else { return };
-        let (Some(instance), Some(resident)) = (home.instance.take(), home.resident.take()) else {
+        let (Some(instance), Some(mut resident)) = (home.instance.take(), home.resident.take()) else {
             tracing::error!(?object, "object.depart: no instance; please report this");
             return;
         };
+        resident.why = Why::Moved(self.keeper.here);
+        self.numbers.object_moves.add(1);
         lock(&self.node.harbour).insert(object, Traveller { instance, resident });
         let waiting = waiting.into_iter().map(|message| *letter::seal(message)).collect();
         self.hops.depart(u16::from(to.0), Box::new(ArrivalEnvelope { object, epoch, waiting }));

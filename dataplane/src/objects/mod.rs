@@ -18,8 +18,10 @@ mod berths;
 mod gate;
 mod letter;
 mod live;
+mod orders;
 mod start;
 mod storage;
+mod told;
 mod turn;
 
 use std::collections::HashMap;
@@ -34,12 +36,15 @@ use berth_protocol::object::{ObjectId, ObjectKey};
 use berth_protocol::waits::{self, Chain, Refused, Waits};
 use berth_store::disk::RealDisk;
 use berth_store::{Config, EngineError, Lead, LeadError, ListenerId, OpenError, Store, StoreId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 pub(crate) use live::CoreObjects;
+pub(crate) use orders::NotDone;
+pub(crate) use told::Wanted;
 
 use berths::Berths;
 use gate::Gate;
+use orders::Order;
 use storage::{GROUP, Readers};
 
 /// Why a node has no objects.
@@ -78,6 +83,8 @@ pub(crate) struct Objects {
     waits: Mutex<Waits<ObjectKey>>,
     /// An alarm was set, perhaps an early one.
     alarm_set: Notify,
+    /// By which cores take orders.
+    orders: Mutex<HashMap<u16, mpsc::Sender<Order>>>,
 }
 
 /// That an object waits for another. Dropped, it does not.
@@ -125,6 +132,7 @@ impl Objects {
             harbour: Mutex::default(),
             waits: Mutex::default(),
             alarm_set: Notify::new(),
+            orders: Mutex::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use berth_protocol::ownership::Event;
 use bytes::Bytes;
 
 use super::letter::Letter;
-use super::live::{CoreObjects, Resident};
+use super::live::{CoreObjects, Resident, Why};
 use super::storage::{Shared, Shelf};
 use super::turn::{ObjectHome, Outside};
 use crate::enforce::{Instantiate, admit};
@@ -77,7 +77,7 @@ async fn make(
         let value = Bytes::copy_from_slice(name.as_bytes());
         shelf.with_first(Effect::Put { space: Space::Meta, key: NAME_KEY.into(), value });
     }
-    let home = ObjectHome::new(workers, &zone, &class, &object, letter);
+    let home = ObjectHome::new(workers, &zone, &class, letter);
     let setup = Setup {
         limits: Arc::clone(&class.code.limits),
         storage_bytes: class.storage,
@@ -102,7 +102,7 @@ async fn make(
     if !outcome.effects.is_empty() {
         shelf.commit(outcome.effects).await.map_err(|error| error.to_string())?;
     }
-    Ok((found.epoch, instance, Resident { shelf, zone, class }))
+    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage }))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

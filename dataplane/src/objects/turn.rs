@@ -61,12 +61,18 @@ impl Running {
 }
 
 impl CoreObjects {
-    /// Begins the turn of a message.
-    pub(super) fn begin(&self, object: ObjectKey, epoch: Epoch, message: Message) {
+    /// Begins the turn of a message. It has ended at once only if there is nobody to run it.
+    pub(super) fn begin(
+        &self,
+        object: ObjectKey,
+        epoch: Epoch,
+        message: Message,
+    ) -> Option<Event<Box<Letter>>> {
         let letter = *message.body;
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
-            return self.reply(&letter, Reply::problem(Problem::Internal));
+            self.reply(&letter, Reply::problem(Problem::Internal));
+            return Some(Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         };
         let outside = Outside::new(&workers, &resident.zone, &resident.class, &letter);
         let turn = instance.begin(letter.says.message(), outside);
@@ -81,6 +87,7 @@ impl CoreObjects {
                 None => workers.objects.reply(&letter, Reply::problem(Problem::Overload)),
             }
         });
+        None
     }
 }
 
@@ -198,6 +205,7 @@ impl WayOut for Outside {
     }
 }
 
+/// No object has a socket yet, so that none sends.
 impl object::Outside for Outside {
     fn release(&self, _sends: Vec<SocketCommand>) {}
 }
@@ -212,7 +220,6 @@ impl ObjectHome {
         workers: &Rc<CoreWorkers>,
         zone: &Arc<Zone>,
         class: &Arc<Class>,
-        _object: &ObjectKey,
         letter: &Letter,
     ) -> Self {
         Self {
@@ -243,6 +250,7 @@ impl World for ObjectHome {
     }
 }
 
+/// No object has a socket yet, and how many messages wait is not told yet.
 impl ObjectWorld for ObjectHome {
     fn queue_length(&self) -> u32 {
         0

@@ -191,6 +191,11 @@ impl Workers {
         }
     }
 
+    /// The objects.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// Brings the objects' state into order for the next start. Called when no core runs any more.
     pub(crate) fn close(&self) {
         if let Err(error) = self.objects.close() {

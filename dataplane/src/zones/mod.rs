@@ -76,6 +76,17 @@ pub struct Worker {
     pub(crate) entry: OnceLock<Arc<Entry>>,
 }
 
+impl Class {
+    /// Whether an instance of the other one does what one of this would.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let all = |class: &Self| (class.scope, class.version, class.storage, class.code.script);
+        all(self) == all(other)
+            && self.code.limits == other.code.limits
+            && self.code.variables == other.code.variables
+            && self.code.secrets == other.code.secrets
+    }
+}
+
 /// What answers a request to a zone.
 #[derive(Debug, Clone)]
 pub enum Handler {
@@ -120,7 +131,7 @@ impl Zone {
 #[derive(Debug)]
 pub struct Hosts {
     router: Router<Arc<Zone>>,
-    named: HashMap<String, Arc<Zone>>,
+    named: BTreeMap<String, Arc<Zone>>,
 }
 
 impl Hosts {
@@ -134,11 +145,14 @@ impl Hosts {
         self.router.explain(host, target)
     }
 
+    /// All classes, in the order of their zones' names and their own.
+    pub fn classes(&self) -> impl Iterator<Item = (&Arc<Zone>, &Arc<Class>)> {
+        self.named.values().flat_map(|zone| zone.classes.iter().map(move |class| (zone, class)))
+    }
+
     /// The class whose objects are stored under this scope, and its zone.
     pub fn class(&self, scope: &Scope) -> Option<(Arc<Zone>, Arc<Class>)> {
-        let classes =
-            self.named.values().flat_map(|zone| zone.classes.iter().map(move |class| (zone, class)));
-        let mut found = classes.filter(|(_, class)| class.scope == *scope);
+        let mut found = self.classes().filter(|(_, class)| class.scope == *scope);
         found.next().map(|(zone, class)| (Arc::clone(zone), Arc::clone(class)))
     }
 
@@ -405,7 +419,7 @@ fn build(records: &BTreeMap<String, Record>) -> Result<Hosts, Wrong> {
         return Err(Wrong(vec![format!("a node has at most {ZONES_MAX} zones")]));
     }
     let mut wrong = Wrong::default();
-    let mut named = HashMap::new();
+    let mut named = BTreeMap::new();
     let mut hosts: Vec<(Pattern, Arc<Zone>)> = Vec::new();
     for (name, record) in records {
         let Some(current) = record.current() else { continue };

@@ -1,12 +1,12 @@
 //! Object workers: the one live instance of a class's code together with its object, which handles one message at a time.
 //!
-//! From the outside in: [`ObjectInstance::start`] makes an instance of a [`Script`](crate::Script) that is a class; a [`Turn`]
-//! takes it and a [`Message`], is polled as a call of a worker is, and gives it back with an [`Outcome`]. Whoever runs it
+//! From the outside in: [`ObjectInstance::start`] makes an instance of a [`Script`](crate::Script) that is a class; a
+//! [`Turn`] takes it and a [`Message`], is polled as a call of a worker is, and gives it back with an [`Outcome`]. Whoever runs it
 //! commits the outcome's effects and lets out the rest when they are durable. `docs/OBJECTS.md` has what guests see.
 //!
 //! Inside: `state` is what guest and poller share; `overlay` what the segment wrote, and `cache` what is known of what is
-//! stored; `imports`, `outgoing` and `keyvalue` are the interfaces; `turn` has the rules of segments, commit points and the gate. What
-//! is stored, and where, is behind [`ObjectStorage`]; this crate knows nothing of disks, logs or other nodes.
+//! stored; `imports`, `outgoing` and `keyvalue` are the interfaces; `turn` has the rules of segments, commit points and the
+//! gate. What is stored, and where, is behind [`ObjectStorage`]; this crate knows nothing of disks, logs or other nodes.
 
 mod cache;
 mod forward;

@@ -18,8 +18,8 @@ use crate::common;
 
 on_both_drivers!(["curl"]; an_object_answers_with_what_it_stored, one_owner_counts_for_clients_of_all_cores,
     what_was_acknowledged_survives_a_kill, an_object_that_nobody_asks_is_given_up_and_comes_back);
-on_both_drivers!(["curl"]; a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
-    an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same);
+on_both_drivers!(["curl"]; a_new_version_of_a_class_takes_over_between_two_turns, a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
+    an_object_moves_while_clients_count_and_none_fails, an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same);
 once!([]; what_a_class_must_have_is_said_when_it_is_deployed);
 
 /// Clients at a time: more than one for each core, whatever the machine.
@@ -166,6 +166,70 @@ fn what_was_acknowledged_survives_a_kill(driver: Driver) {
     node.finish();
 }
 
+/// The one object of the class, as the admin API shows it.
+fn shown(node: &Node) -> serde_json::Value {
+    let (status, said) = node.get("/v1/objects?class=Counter");
+    let listed: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((status, listed["objects"].as_array().unwrap().len()), (200, 1), "{said}");
+    let id = listed["objects"][0]["id"].as_str().unwrap();
+    let (status, said) = node.get(&format!("/v1/objects/{id}"));
+    assert_eq!(status, 200, "{said}");
+    serde_json::from_str(&said).unwrap()
+}
+
+fn an_object_moves_while_clients_count_and_none_fails(driver: Driver) {
+    let node = node(driver);
+    let cores = node.numbers("objects_started").len() as u64;
+    let (clock, stop, address) = (Instant::now(), AtomicBool::new(false), node.listener(0));
+    assert_eq!(ask(&node, "POST", "all"), "1");
+    let before = shown(&node);
+    assert_eq!(
+        (&before["name"], &before["zone"], &before["state"]),
+        (&"all".into(), &"counter".into(), &"held".into())
+    );
+    let id = before["id"].as_str().unwrap().to_owned();
+    let first = Operation {
+        input: CounterInput::Increment,
+        invoked_at: 0,
+        outcome: Outcome::Ok { output: 1, at: 1 },
+    };
+    let mut told = vec![first];
+    let counted: Vec<_> = std::thread::scope(|scope| {
+        let client = || increment(address, "all", clock, &stop);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        for round in 1..=20 {
+            // Always to the other core; with one core there is no other.
+            let to = (shown(&node)["core"].as_u64().unwrap() + 1) % cores;
+            let body = json!({"core": to}).to_string();
+            let (status, said) = node.ask("POST", &format!("/v1/objects/{id}/move"), body.as_bytes());
+            match cores {
+                1 => assert_eq!(status, 409, "{said}"),
+                _ => assert_eq!((status, shown(&node)["core"].as_u64()), (200, Some(to)), "{said}"),
+            }
+            wait_until("clients are served there", || {
+                ask(&node, "GET", "all").parse::<usize>().unwrap() > round * 20
+            });
+        }
+        stop.store(true, Relaxed);
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    told.extend(counted);
+    assert!(told.iter().all(|one| one.outcome != Outcome::Unknown), "no request failed");
+    linearizable(&told).unwrap();
+    let value: u64 = ask(&node, "GET", "all").parse().unwrap();
+    assert_eq!(value, told.len() as u64);
+    let after = shown(&node);
+    assert_eq!(after["epoch"], before["epoch"], "one owner all the time");
+    assert!(cores == 1 || after["why"].as_str().unwrap().contains("moved"), "{after}");
+    assert_eq!(node.ask("POST", &format!("/v1/objects/{id}/evict"), b"").0, 204);
+    assert_eq!(shown(&node)["state"], "absent");
+    assert_eq!(ask(&node, "GET", "all"), value.to_string());
+    assert!(shown(&node)["epoch"].as_u64() >= before["epoch"].as_u64());
+    let (status, said) = node.ask("POST", &format!("/v1/objects/{id}/move"), br#"{"core": 99}"#);
+    assert!(status == 400 && said.contains("0 to"), "{said}");
+    node.finish();
+}
+
 fn an_object_that_nobody_asks_is_given_up_and_comes_back(driver: Driver) {
     let node = node(driver);
     assert_eq!(ask(&node, "POST", "idle"), "1");
@@ -199,12 +263,31 @@ fn a_worker_asks_an_object_of_its_zone(driver: Driver) {
 /// The class of the tests, and a worker that asks its objects.
 fn probe(driver: Driver) -> Node {
     let node = Plan::new(driver, common()).start();
-    let (front, probe) = (upload(&node, guests()), upload(&node, &object_guest()));
+    deploy_probe(&node, 1);
+    node
+}
+
+/// The same with data of this version.
+fn deploy_probe(node: &Node, version: u32) {
+    let (front, probe) = (upload(node, guests()), upload(node, &object_guest()));
     let limits = json!({"cpu": "10s", "wall": "60s"});
     let zone = json!({"hosts": ["*"], "workers": {"front": {"script": front, "routes": ["/*"], "limits": limits}},
-        "objects": {"Probe": {"script": probe, "routes": ["/probe/:name"], "limits": limits}}});
-    deploy(&node, "probes", &zone);
-    node
+        "objects": {"Probe": {"script": probe, "routes": ["/probe/:name"], "limits": limits, "version": version}}});
+    deploy(node, "probes", &zone);
+}
+
+fn a_new_version_of_a_class_takes_over_between_two_turns(driver: Driver) {
+    let node = probe(driver);
+    assert_eq!(ask_probe(&node, "ada", "increment/counter"), "1");
+    let turns = || ask_probe(&node, "ada", "turns").parse::<u32>().unwrap();
+    let before = turns();
+    deploy_probe(&node, 1);
+    assert!(turns() > before, "what stays as it is goes on in the same instance");
+    deploy_probe(&node, 2);
+    assert_eq!(ask_probe(&node, "ada", "get/upgraded-from"), "1", "the next turn is the new version's");
+    assert!(turns() <= before, "in a fresh instance");
+    assert_eq!(node.number("objects_started"), 2);
+    node.finish();
 }
 
 /// What an object of the class answers, or the node in its place: the worker that asks passes on what is said, and not the

@@ -55,7 +55,7 @@ pub(crate) fn remember(text: &str) -> Text {
 }
 
 pub(crate) fn recall() -> Text {
-    ok(REMEMBERED.lock().expect("nobody panicked"))
+    ok(REMEMBERED.lock().expect("nobody panicked").clone())
 }
 
 pub(crate) fn hold_timer() -> Text {

@@ -50,7 +50,7 @@ impl Guest for Object {
     }
 
     fn message(socket: u64, data: Data) -> Result<(), String> {
-        sending::message(socket, data)
+        sending::message(socket, &data)
     }
 
     fn closed(socket: u64, code: u16, reason: String) -> Result<(), String> {
@@ -76,8 +76,12 @@ impl Guest for Object {
 
 type Text = Result<(u16, String), String>;
 
-fn ok(text: impl ToString) -> Text {
-    Ok((200, text.to_string()))
+fn ok(text: impl Into<String>) -> Text {
+    Ok((200, text.into()))
+}
+
+fn trap() -> Text {
+    panic!("as the path asks")
 }
 
 /// Runs the subject of the path.
@@ -107,11 +111,11 @@ fn store(parts: &[&str], request: &Request) -> Option<Text> {
         ["keyvalue", "hold"] => keyvalue::hold(),
         ["keyvalue", "keys"] => keyvalue::keys(),
         ["keyvalue", "open", bucket] => keyvalue::open(bucket),
-        ["put-trap", key, value] => storing::put_then(key, value, || panic!("after the put, as asked")),
+        ["put-trap", key, value] => storing::put_then(key, value, trap),
         ["put-fail", key, value] => storing::put_then(key, value, || Err("as asked".to_owned())),
         ["put-exit", key, value] => storing::put_then(key, value, || std::process::exit(0)),
         ["put-sync-put", a, b] => storing::two_segments(a, b),
-        ["put-sync-put-trap", a, b] => storing::two_segments(a, b).and_then(|_| panic!("as asked")),
+        ["put-sync-put-trap", a, b] => storing::two_segments(a, b).and_then(|_| trap()),
         ["sync"] => storage::sync().map_err(|error| error.to_string()).and_then(|()| ok("durable")),
         _ => return None,
     })
@@ -125,7 +129,7 @@ fn run_other(parts: &[&str], request: &Request) -> Text {
         ["fetch-url"] => sending::fetch("u", &String::from_utf8_lossy(&request.body), None),
         ["fetch-trap", key] => sending::fetch(key, "http://o.example/a", None).and_then(|_| {
             storage::put(b"after-fetch", b"lost").expect("there is room");
-            panic!("after the fetch, as asked")
+            trap()
         }),
         ["call", host, ref rest @ ..] => {
             sending::fetch("called", &format!("http://{host}/{}", rest.join("/")), None)
@@ -139,9 +143,7 @@ fn run_other(parts: &[&str], request: &Request) -> Text {
         ["tell-big", socket, bytes] => {
             sending::tell(socket, &"x".repeat(bytes.parse().expect("a number")), 1)
         }
-        ["tell-sync-tell-trap", socket] => {
-            sending::tell_sync_tell(socket).and_then(|_| panic!("after both, as asked"))
-        }
+        ["tell-sync-tell-trap", socket] => sending::tell_sync_tell(socket).and_then(|_| trap()),
         ["tell-sync-tell", socket] => sending::tell_sync_tell(socket),
         ["shout", tag, text] => sending::shout(tag, text),
         ["hang-up", socket, code] => sending::hang_up(socket, code),
@@ -149,19 +151,19 @@ fn run_other(parts: &[&str], request: &Request) -> Text {
         ["sockets", tag] => sending::sockets(tag),
 
         ["alarm", id, at] => alarming::set(id, at),
-        ["alarm-trap", id, at] => alarming::set(id, at).and_then(|_| panic!("after the alarm, as asked")),
+        ["alarm-trap", id, at] => alarming::set(id, at).and_then(|_| trap()),
         ["unalarm", id] => alarming::clear(id),
         ["alarms"] => alarming::list(),
         ["alarm-flood", count] => alarming::flood(count),
 
         ["who"] => who(),
-        ["turns"] => ok(TURNS.load(Relaxed)),
-        ["queue"] => ok(identity::queue_length()),
+        ["turns"] => ok(TURNS.load(Relaxed).to_string()),
+        ["queue"] => ok(identity::queue_length().to_string()),
         ["spin"] => attacks::spin(),
         ["spin", ms] => attacks::spin_for(ms),
         ["sleep", ms] => attacks::sleep(ms),
         ["memory"] => attacks::memory(),
-        ["recurse"] => ok(attacks::recurse(0)),
+        ["recurse"] => ok(attacks::recurse(0).to_string()),
         ["print", bytes] => attacks::print(bytes),
         ["remember", text] => attacks::remember(text),
         ["recall"] => attacks::recall(),

@@ -182,12 +182,12 @@ pub(crate) fn sockets(tag: &str) -> Text {
 }
 
 /// Remembers what came, and sends it back.
-pub(crate) fn message(socket: u64, data: Data) -> Result<(), String> {
-    let text = match &data {
+pub(crate) fn message(socket: u64, data: &Data) -> Result<(), String> {
+    let text = match data {
         Data::Text(text) if text == "trap" => panic!("as asked"),
         Data::Text(text) => text.clone(),
         Data::Binary(bytes) => format!("{} bytes", bytes.len()),
     };
     storage::put(b"heard", text.as_bytes()).map_err(|error| error.to_string())?;
-    sockets::send(socket, &data).map_err(|error| name(error).to_owned())
+    sockets::send(socket, data).map_err(|error| name(error).to_owned())
 }
