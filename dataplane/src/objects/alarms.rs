@@ -6,14 +6,14 @@
 //! could not begin, or whose writes did not become durable, does not count.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use berth_protocol::Alarm;
 use berth_protocol::object::ObjectKey;
-use berth_protocol::record::{Space, alarm_payload};
+use berth_protocol::record::{Space, alarm_due_ms, alarm_payload};
 use berth_protocol::waits::Chain;
 use bytes::Bytes;
 use http::StatusCode;
@@ -29,6 +29,8 @@ pub(super) const ATTEMPTS_MAX: u32 = 6;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Alarms that ring at a time. More wait: they are in the store.
 const RINGING_MAX: usize = 256;
+/// Alarms that wait for another attempt and do not keep others from ringing. Beyond, those that are due later wait for them.
+const KNOWN_MAX: usize = 10_000;
 /// The longest without a look: the wall clock may jump.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The shortest, while something is due that waits for its next attempt or its turn.
@@ -64,7 +66,7 @@ pub(super) async fn ring(workers: Weak<CoreWorkers>) {
 async fn look(core: &Rc<CoreWorkers>, known: &Known) -> Duration {
     let Some(opened) = core.objects.node.opened() else { return LOOK_EVERY };
     let (store, now_ms) = (opened.store.clone(), clock::now_ms());
-    let most = RINGING_MAX + known.borrow().len();
+    let most = RINGING_MAX + known.borrow().len().min(KNOWN_MAX);
     let read = opened.readers.run(move || Ok((store.due_alarms(now_ms, most)?, store.next_alarm()?)));
     let read: Option<Result<_, berth_store::ReadError>> = read.await;
     let (due, next) = match read {
@@ -77,16 +79,16 @@ async fn look(core: &Rc<CoreWorkers>, known: &Known) -> Duration {
     };
     let now = Instant::now();
     // What is not due any more has rung, or was cleared.
-    known.borrow_mut().retain(|(object, id), ringing| {
-        ringing.again_at.is_none() || due.iter().any(|alarm| alarm.object == *object && alarm.id == *id)
-    });
+    let still: HashSet<Which> = due.iter().map(|alarm| (alarm.object, alarm.id.clone())).collect();
+    known.borrow_mut().retain(|which, ringing| ringing.again_at.is_none() || still.contains(which));
+    let mut ringing = known.borrow().values().filter(|ringing| ringing.again_at.is_none()).count();
     for alarm in &due {
         let which = (alarm.object, alarm.id.clone());
         let Some(attempt) = begins(&known.borrow(), &which, alarm.due_ms, now) else { continue };
-        let ringing = known.borrow().values().filter(|ringing| ringing.again_at.is_none()).count();
         if ringing >= RINGING_MAX {
             break;
         }
+        ringing += 1;
         known.borrow_mut().insert(which.clone(), Ringing { due_ms: alarm.due_ms, attempt, again_at: None });
         berth_runtime::spawn(ring_one(Rc::clone(core), Rc::clone(known), which, alarm.due_ms, attempt));
     }
@@ -117,6 +119,7 @@ async fn ring_one(core: Rc<CoreWorkers>, known: Known, which: Which, due_ms: u64
     let status = tell(&core, &which, due_ms, attempt).await;
     let numbers = &core.objects.numbers;
     let (attempt, wait) = match status {
+        Some(StatusCode::RESET_CONTENT) => (1, Duration::ZERO),
         Some(status) if status.is_success() => {
             numbers.object_alarms.add(1);
             // It is looked at again, and forgotten, or it was set anew.
@@ -142,6 +145,10 @@ async fn tell(core: &Rc<CoreWorkers>, which: &Which, due_ms: u64, attempt: u32) 
         Some((value, name))
     });
     let (value, name) = read.await??;
+    if alarm_due_ms(&value) != Some(due_ms) {
+        // It was set anew meanwhile, and is looked at again.
+        return Some(StatusCode::RESET_CONTENT);
+    }
     let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
     let alarm = Alarm { id, due_ms, attempt, payload: alarm_payload(&value) };
     let chain = Chain::outside();

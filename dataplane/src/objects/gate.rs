@@ -70,10 +70,10 @@ impl Entry {
         Durable { ledger: Arc::clone(&self.ledger), until: lock(&self.ledger.0).written }
     }
 
-    /// The store has refused a write: what comes later is not durable either.
-    pub(super) fn refused(&self, reason: &CommitError) {
+    /// Nobody hears any more what becomes of what was written.
+    fn close(&self, reason: CommitError) {
         let mut wakers = Vec::new();
-        lock(&self.ledger.0).fail(reason.clone(), &mut wakers);
+        lock(&self.ledger.0).fail(reason, &mut wakers);
         wakers.into_iter().for_each(Waker::wake);
     }
 }
@@ -82,7 +82,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         lock(&self.gate.ledgers).remove(&self.number);
         // Nobody will tell the outcome of what is under way.
-        self.refused(&CommitError("its instance has ended, and nobody waited for it".to_owned()));
+        self.close(CommitError("its instance has ended, and nobody waited for it".to_owned()));
     }
 }
 

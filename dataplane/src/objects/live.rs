@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use berth_isolate_host::object::ObjectInstance;
@@ -17,7 +18,7 @@ use berth_protocol::ownership::{
 use berth_protocol::{ArrivalEnvelope, Envelope};
 use tokio::sync::oneshot;
 
-use super::letter::{self, Letter, Message};
+use super::letter::{self, Letter, Message, Says};
 use super::orders::{self, MOVE_WITHIN, Order, Wish};
 use super::storage::Shelf;
 use super::turn::Running;
@@ -64,6 +65,8 @@ pub(super) struct Resident {
     pub(super) zone: Arc<Zone>,
     pub(super) class: Arc<Class>,
     pub(super) why: Why,
+    /// How many messages wait, for the guest to see.
+    pub(super) queue: Arc<AtomicU32>,
 }
 
 /// Why an object lives where it does.
@@ -157,8 +160,10 @@ impl CoreObjects {
             return false;
         };
         let hosts = workers.zones().hosts();
-        let zone = hosts.named(&resident.zone.name).filter(|zone| zone.version != resident.zone.version);
-        let Some(zone) = zone else { return false };
+        let Some(zone) = hosts.named(&resident.zone.name) else { return true };
+        if Arc::ptr_eq(&zone, &resident.zone) {
+            return false;
+        }
         let class = zone.class(&resident.class.code.name).cloned();
         match class {
             Some(class) if class.is_as(&resident.class) => {
@@ -296,8 +301,13 @@ impl CoreObjects {
             }
         }
         let mut homes = self.homes.borrow_mut();
-        if homes.get(&object).is_some_and(|home| matches!(home.stay, Stay::Empty)) {
-            homes.remove(&object);
+        let Some(home) = homes.get(&object) else { return };
+        match (&home.stay, &home.resident) {
+            (Stay::Empty, _) => drop(homes.remove(&object)),
+            (Stay::Running(running), Some(resident)) => {
+                resident.queue.store(running.waiting.len() as u32, Relaxed);
+            }
+            _ => {}
         }
     }
 
@@ -355,7 +365,12 @@ impl CoreObjects {
         if letter::problem(why) == Problem::Overload {
             self.numbers.limit_object_messages.add(1);
         }
-        self.reply(&message.body, Reply::problem(letter::problem(why)));
+        // An alarm whose turn has not begun rings again, as if it had not rung.
+        let problem = match message.body.says {
+            Says::Alarm(_) => Problem::Overload,
+            Says::Request(_) => letter::problem(why),
+        };
+        self.reply(&message.body, Reply::problem(problem));
     }
 
     /// Answers whoever sent a letter, on whichever core it waits.

@@ -223,5 +223,9 @@ fn keep_random(path: &Path) -> io::Result<[u8; 32]> {
     file.write_all(&bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
+    // Without the name, objects that have a name would be others after a power cut.
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
     Ok(bytes)
 }

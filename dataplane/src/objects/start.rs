@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::letter::Letter;
 use super::live::{CoreObjects, Resident, Why};
 use super::storage::{Shared, Shelf};
-use super::turn::{ObjectHome, Outside};
+use super::turn::{ObjectHome, OnPanic, Outside};
 use crate::enforce::{Instantiate, admit};
 use crate::workers::CoreWorkers;
 
@@ -31,7 +31,9 @@ impl CoreObjects {
     pub(super) fn start(&self, object: ObjectKey) {
         let (Some(workers), Some(letter)) = (self.workers(), self.first_waiting(&object)) else { return };
         berth_runtime::spawn(async move {
+            let mut guard = OnPanic(Some((std::rc::Rc::clone(&workers), object, Event::StartFailed)));
             let started = make(&workers, object, &letter).await;
+            guard.0 = None;
             let objects = &workers.objects;
             match started {
                 Ok((epoch, instance, resident)) => {
@@ -77,7 +79,8 @@ async fn make(
         let value = Bytes::copy_from_slice(name.as_bytes());
         shelf.with_first(Effect::Put { space: Space::Meta, key: NAME_KEY.into(), value });
     }
-    let home = ObjectHome::new(workers, &zone, &class, letter);
+    let queue = Arc::default();
+    let home = ObjectHome::new(workers, &zone, &class, letter, &queue);
     let setup = Setup {
         limits: Arc::clone(&class.code.limits),
         storage_bytes: class.storage,
@@ -102,7 +105,7 @@ async fn make(
     if !outcome.effects.is_empty() {
         shelf.commit(outcome.effects).await.map_err(|error| error.to_string())?;
     }
-    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage }))
+    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage, queue }))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

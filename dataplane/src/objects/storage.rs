@@ -75,6 +75,8 @@ pub(super) struct Shelf {
 
 struct Next {
     seq: Seq,
+    /// The store refused a write: what follows would have a hole before it, and is refused, too.
+    refused: Option<CommitError>,
     /// What goes with the first write.
     first: Vec<Effect>,
     /// Bytes that were stored when somebody looked.
@@ -103,7 +105,8 @@ impl Shelf {
         entry: Entry,
         bytes: u64,
     ) -> Self {
-        let next = Next { seq: Seq(1), first: Vec::new(), known: bytes, put: 0, looking: false };
+        let next =
+            Next { seq: Seq(1), refused: None, first: Vec::new(), known: bytes, put: 0, looking: false };
         let next = Arc::new(Mutex::new(next));
         Self { store, readers, listener, object, epoch, entry, next }
     }
@@ -134,6 +137,9 @@ impl Shelf {
     /// Hands effects to the store, after all before them.
     fn submit(&self, mut effects: Vec<Effect>) -> Result<(), CommitError> {
         let mut next = lock(&self.next);
+        if let Some(reason) = &next.refused {
+            return Err(reason.clone());
+        }
         effects.append(&mut next.first);
         let put: usize = effects.iter().map(put_bytes).sum();
         let submission = Submission {
@@ -145,7 +151,11 @@ impl Shelf {
             at_ms: clock::now_ms(),
             effects,
         };
-        self.store.submit(submission).map_err(|refused| CommitError(refused.to_string()))?;
+        if let Err(refused) = self.store.submit(submission) {
+            let reason = CommitError(refused.to_string());
+            next.refused = Some(reason.clone());
+            return Err(reason);
+        }
         next.seq = next.seq.next();
         next.put += put as u64;
         if next.put > LOOK_AFTER && !next.looking {
@@ -205,9 +215,10 @@ impl ObjectStorage for Shelf {
         }
         match self.submit(effects) {
             Ok(()) => Box::pin(self.entry.written()),
+            // Told when all before has settled: the next instance must not answer from what is still on its way.
             Err(reason) => {
-                self.entry.refused(&reason);
-                Box::pin(std::future::ready(Err(reason)))
+                let before = self.entry.barrier();
+                Box::pin(async move { before.await.and(Err(reason)) })
             }
         }
     }
@@ -242,5 +253,47 @@ impl ObjectStorage for Shared {
 impl Drop for Shelf {
     fn drop(&mut self) {
         self.store.end_epoch(self.object, self.epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
+    use berth_protocol::object::{ObjectId, Scope, Slot};
+    use berth_store::disk::FakeDisk;
+    use berth_store::{Config, Drive, Lead, StoreId};
+
+    use super::super::gate::Gate;
+    use super::*;
+
+    #[test]
+    fn after_a_refused_write_nothing_more_is_written_and_it_is_told_when_all_before_has_settled() {
+        let config = Config { queue_entries_max: 1, drive: Drive::ByHand, ..Config::default() };
+        let store = Store::open(Arc::new(FakeDisk::new()), config, StoreId([7; 16])).unwrap();
+        store.lead(GROUP, Lead::Next).unwrap();
+        let gate = Arc::new(Gate::default());
+        let listener = store.register(Arc::clone(&gate) as _);
+        let object = ObjectKey { scope: Scope::new("a", "B"), id: ObjectId::random(Slot(0), [1; 13]) };
+        let epoch = store.begin_epoch(object).unwrap();
+        let owner = (object, epoch);
+        let shelf = Shelf::new(store.clone(), Readers::start().unwrap(), listener, owner, gate.open(), 0);
+        let put = |key: &'static str| {
+            vec![Effect::Put { space: Space::User, key: key.into(), value: Bytes::from_static(b"v") }]
+        };
+        let poll = |future: &mut Later<Result<(), CommitError>>| {
+            Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+        };
+        let (mut first, mut second) = (shelf.commit(put("one")), shelf.commit(put("two")));
+        assert!(poll(&mut first).is_pending() && poll(&mut second).is_pending(), "nothing was synced");
+        assert!(store.flush());
+        assert_eq!(poll(&mut first), Poll::Ready(Ok(())));
+        assert!(matches!(poll(&mut second), Poll::Ready(Err(_))), "the queue was full");
+        // There is room again, and a hole.
+        assert!(matches!(poll(&mut shelf.commit(put("three"))), Poll::Ready(Err(_))));
+        store.flush();
+        let stored = |key: &str| store.get(object, Space::User, key.as_bytes()).unwrap().is_some();
+        assert_eq!([stored("one"), stored("two"), stored("three")], [true, false, false]);
     }
 }

@@ -6,7 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use berth_isolate_host::object::{
@@ -54,7 +55,10 @@ impl Running {
             let mut slot = self.turn.borrow_mut();
             let Some(turn) = &mut *slot else { return Poll::Ready(None) };
             self.waker.set(Some(cx.waker().clone()));
-            turn.poll(cx).map(Some)
+            let ended = ready!(turn.poll(cx));
+            // With it goes what it still waited for, before the next turn begins.
+            *slot = None;
+            Poll::Ready(Some(ended))
         })
         .await
     }
@@ -80,14 +84,30 @@ impl CoreObjects {
         let running = Running::new(turn);
         self.set_running(&object, Some(Rc::clone(&running)));
         berth_runtime::spawn(async move {
+            let trapped = Event::TurnEnded { epoch, end: TurnEnd::Trapped };
+            let mut guard = OnPanic(Some((Rc::clone(&workers), object, trapped)));
             let ended = running.ended().await;
             workers.objects.set_running(&object, None);
             match ended {
                 Some(ended) => end(&workers, (object, epoch), &resident, &letter, ended).await,
                 None => workers.objects.reply(&letter, Reply::problem(Problem::Overload)),
             }
+            guard.0 = None;
         });
         None
+    }
+}
+
+/// Says what has become of an object if the task that cares for it panics: else it would wait for ever.
+pub(super) struct OnPanic(pub(super) Option<(Rc<CoreWorkers>, ObjectKey, Event<Box<Letter>>)>);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        let Some((workers, object, event)) = self.0.take() else { return };
+        // A task that is dropped as its core ends has nobody to tell.
+        if std::thread::panicking() {
+            berth_runtime::spawn(async move { workers.objects.handle(object, event) });
+        }
     }
 }
 
@@ -107,7 +127,7 @@ async fn end(
             // First the reply: it says nothing that could be taken back.
             objects.reply(letter, Reply::problem(turn_problem(&error)));
             tell_error(workers, resident, letter, &error);
-            if let Some(id) = given_up(letter) {
+            if let Some(id) = given_up(letter).filter(|_| turn_problem(&error) != Problem::Overload) {
                 tracing::warn!(?object, id = &*String::from_utf8_lossy(&id), "object.alarm: given up");
                 objects.numbers.object_alarms_given_up.add(1);
                 let _ = resident.shelf.commit(vec![Effect::Delete { space: Space::Alarm, key: id }]).await;
@@ -115,10 +135,8 @@ async fn end(
             return objects.handle(object, Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         }
     };
-    let wrote = !outcome.effects.is_empty();
-    if outcome.effects.iter().any(|effect| effect.space() == Space::Alarm) {
-        objects.node.alarm_set.notify_one();
-    }
+    // What it wrote before a commit point may be on its way as well.
+    let wrote = !outcome.effects.is_empty() || ended.commits > 0;
     let durable = resident.shelf.commit(outcome.effects);
     objects.settle_in(object, instance, None);
     let turn_end = if wrote { TurnEnd::Unsettled } else { TurnEnd::Settled };
@@ -127,6 +145,8 @@ async fn end(
         Ok(()) => {
             objects.reply(letter, reply(letter, outcome.answer));
             if wrote {
+                // Perhaps an alarm, and an early one.
+                objects.node.alarm_set.notify_one();
                 objects.handle(object, Event::Settled { epoch });
             }
         }
@@ -134,9 +154,7 @@ async fn end(
             tracing::warn!(?object, %error, "object.commit: failed");
             objects.numbers.object_commit_failures.add(1);
             objects.reply(letter, Reply::problem(Problem::Overload));
-            if wrote {
-                objects.handle(object, Event::CommitFailed { epoch });
-            }
+            objects.handle(object, Event::CommitFailed { epoch });
         }
     }
 }
@@ -213,6 +231,7 @@ impl object::Outside for Outside {
 /// The world of an instance as long as it lives.
 pub(super) struct ObjectHome {
     context: Arc<Context>,
+    queue: Arc<AtomicU32>,
 }
 
 impl ObjectHome {
@@ -221,10 +240,11 @@ impl ObjectHome {
         zone: &Arc<Zone>,
         class: &Arc<Class>,
         letter: &Letter,
+        queue: &Arc<AtomicU32>,
     ) -> Self {
-        Self {
-            context: workers.object_context(zone, class, letter.client, letter.number, letter.chain.clone()),
-        }
+        let chain = letter.chain.clone();
+        let context = workers.object_context(zone, class, letter.client, letter.number, chain);
+        Self { context, queue: Arc::clone(queue) }
     }
 }
 
@@ -250,10 +270,10 @@ impl World for ObjectHome {
     }
 }
 
-/// No object has a socket yet, and how many messages wait is not told yet.
+/// No object has a socket yet.
 impl ObjectWorld for ObjectHome {
     fn queue_length(&self) -> u32 {
-        0
+        self.queue.load(Relaxed)
     }
 
     fn tags(&self, _socket: SocketId) -> Option<Vec<String>> {

@@ -179,9 +179,13 @@ impl Workers {
         if waits {
             let objects = Arc::downgrade(&self.objects);
             let waiting = std::thread::Builder::new().name("objects-open".into()).spawn(move || {
-                while let Some(Err(ObjectsError::InUse { .. })) =
-                    objects.upgrade().map(|objects| objects.open())
-                {
+                while let Some(objects) = objects.upgrade() {
+                    match objects.open() {
+                        Ok(()) => return tracing::info!("objects.opened"),
+                        Err(ObjectsError::InUse { .. }) => {}
+                        Err(error) => return tracing::error!(error = with_causes(&error), "objects.closed"),
+                    }
+                    drop(objects);
                     std::thread::sleep(OPEN_AGAIN);
                 }
             });
@@ -246,6 +250,9 @@ impl Workers {
     /// Lets a version that was deployed before answer again.
     pub fn roll_back(&self, name: &str, to: Option<u64>) -> Result<u64, DeployError> {
         let version = self.zones.roll_back(name, to)?;
+        if self.zones.has_classes() {
+            self.objects.open()?;
+        }
         self.look_again();
         Ok(version)
     }

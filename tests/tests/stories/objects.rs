@@ -18,7 +18,7 @@ use crate::common;
 
 on_both_drivers!(["curl"]; an_object_answers_with_what_it_stored, one_owner_counts_for_clients_of_all_cores,
     what_was_acknowledged_survives_a_kill, an_object_that_nobody_asks_is_given_up_and_comes_back);
-on_both_drivers!(["curl"]; a_new_version_of_a_class_takes_over_between_two_turns, a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
+on_both_drivers!(["curl"]; an_object_sees_how_many_wait_for_it, a_new_version_of_a_class_takes_over_between_two_turns, a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
     an_object_moves_while_clients_count_and_none_fails, an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same);
 once!([]; what_a_class_must_have_is_said_when_it_is_deployed);
 
@@ -274,6 +274,22 @@ fn deploy_probe(node: &Node, version: u32) {
     let zone = json!({"hosts": ["*"], "workers": {"front": {"script": front, "routes": ["/*"], "limits": limits}},
         "objects": {"Probe": {"script": probe, "routes": ["/probe/:name"], "limits": limits, "version": version}}});
     deploy(node, "probes", &zone);
+}
+
+fn an_object_sees_how_many_wait_for_it(driver: Driver) {
+    let node = probe(driver);
+    assert_eq!(ask_probe(&node, "ada", "queue"), "0");
+    std::thread::scope(|scope| {
+        // One turn at a time: while one waits for the others to come, they wait for it, and the first sees the rest.
+        let first = scope.spawn(|| ask_probe(&node, "ada", "await-queue/4"));
+        wait_until("it has its turn", || node.number("object_turns") == 2);
+        let rest: Vec<_> = (0..4).map(|_| scope.spawn(|| ask_probe(&node, "ada", "queue"))).collect();
+        assert_eq!(first.join().unwrap(), "4");
+        let mut seen: Vec<String> = rest.into_iter().map(|asker| asker.join().unwrap()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, ["0", "1", "2", "3"]);
+    });
+    node.finish();
 }
 
 fn a_new_version_of_a_class_takes_over_between_two_turns(driver: Driver) {

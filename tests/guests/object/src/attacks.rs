@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use wasip2::clocks::monotonic_clock;
 use wasip2::io::poll::Pollable;
 
+use crate::world::berth::object::identity;
 use crate::{Text, ok};
 
 static REMEMBERED: Mutex<String> = Mutex::new(String::new());
@@ -25,6 +26,15 @@ pub(crate) fn spin_for(ms: &str) -> Text {
 pub(crate) fn sleep(ms: &str) -> Text {
     monotonic_clock::subscribe_duration(ms.parse::<u64>().expect("a number") * 1_000_000).block();
     ok("slept")
+}
+
+/// Has its turn until so many messages wait.
+pub(crate) fn await_queue(count: &str) -> Text {
+    let count: u32 = count.parse().expect("a number");
+    while identity::queue_length() < count {
+        monotonic_clock::subscribe_duration(5_000_000).block();
+    }
+    ok(identity::queue_length().to_string())
 }
 
 pub(crate) fn memory() -> Text {

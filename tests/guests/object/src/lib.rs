@@ -159,6 +159,7 @@ fn run_other(parts: &[&str], request: &Request) -> Text {
         ["who"] => who(),
         ["turns"] => ok(TURNS.load(Relaxed).to_string()),
         ["queue"] => ok(identity::queue_length().to_string()),
+        ["await-queue", count] => attacks::await_queue(count),
         ["spin"] => attacks::spin(),
         ["spin", ms] => attacks::spin_for(ms),
         ["sleep", ms] => attacks::sleep(ms),
