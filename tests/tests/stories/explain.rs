@@ -300,7 +300,7 @@ fn deploy_tells_in_json_and_shows_its_progress_on_a_terminal(driver: Driver) {
     let port = node.listener(0).port();
     assert_eq!(
         said,
-        json!({"project": "site", "zone": "site", "version": 1, "scripts": {"front": id}, "urls": said["urls"]})
+        json!({"project": "site", "objects": {}, "zone": "site", "version": 1, "scripts": {"front": id}, "urls": said["urls"]})
     );
     assert_eq!(said["urls"][0], format!("http://site.localhost:{port}/"));
 
