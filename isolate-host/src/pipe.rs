@@ -16,7 +16,7 @@ use http_body::Frame;
 use crate::ErrorCode;
 
 /// Bytes that may wait in a pipe. A writer is asked to stop there; what it writes at once may go beyond by one piece.
-const ROOM: usize = 64 * 1024;
+pub(crate) const ROOM: usize = 64 * 1024;
 
 #[derive(Debug)]
 enum End {

@@ -25,7 +25,7 @@ use crate::bindings::wasi::http::types::{
 use crate::guest::{Answer, Guest, Head, LimitFell};
 use crate::limits::Limit;
 use crate::object::Object;
-use crate::pipe::{Reader, Writer, pipe};
+use crate::pipe::{ROOM, Reader, Writer, pipe};
 use crate::world::{Outbound, Promised, promise};
 
 /// A request in the making.
@@ -115,7 +115,13 @@ impl Sending {
     }
 
     pub(crate) fn room(&self) -> StreamResult<usize> {
-        self.writer.room().map_err(|_| StreamError::Closed)
+        match (self.writer.room(), &self.of) {
+            (Ok(room), _) => Ok(room),
+            // Who was asked may answer before it has read everything, and the answer says how it went: what is still
+            // written is dropped. To guests a closed stream looks like a connection that was reset.
+            (Err(_), Of::Request) => Ok(ROOM),
+            (Err(_), Of::Response) => Err(StreamError::Closed),
+        }
     }
 
     pub(crate) fn write(&self, bytes: Bytes) -> StreamResult<()> {
@@ -588,6 +594,24 @@ impl HostFutureIncomingResponse for Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_to_who_has_answered_already_is_dropped_and_what_goes_to_a_client_that_left_is_not() {
+        let sending = |of| {
+            let (writer, reader) = pipe();
+            let (announced, written) = (None, AtomicU64::new(0));
+            drop(reader);
+            Sending { writer, of, announced, may_be_empty: false, written, most: 100, object: None }
+        };
+        let request = sending(Of::Request);
+        assert!(request.write(Bytes::from_static(b"abc")).is_ok() && request.room().is_ok());
+        assert!(
+            matches!(request.write(Bytes::from(vec![0; 98])), Err(StreamError::Trap(_))),
+            "the limit counts it"
+        );
+        assert!(request.finish(None).is_ok());
+        assert!(matches!(sending(Of::Response).write(Bytes::from_static(b"abc")), Err(StreamError::Closed)));
+    }
 
     #[test]
     fn paths_and_authorities_that_mean_something_else_are_refused() {
