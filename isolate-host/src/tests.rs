@@ -95,23 +95,28 @@ struct Remembers {
     variables: Vec<(String, String)>,
 }
 
+/// Ready after `time`, by a thread that sleeps so long: there is no reactor here.
+pub(crate) fn wake_after(time: Duration) -> Later<()> {
+    let until = Instant::now() + time;
+    let mut asked = false;
+    Box::pin(poll_fn(move |cx| {
+        if Instant::now() >= until {
+            return Poll::Ready(());
+        }
+        if !std::mem::replace(&mut asked, true) {
+            let waker = cx.waker().clone();
+            thread::spawn(move || {
+                thread::sleep(until.saturating_duration_since(Instant::now()));
+                waker.wake();
+            });
+        }
+        Poll::Pending
+    }))
+}
+
 impl World for Remembers {
     fn sleep(&self, time: Duration) -> Later<()> {
-        let until = Instant::now() + time;
-        let mut asked = false;
-        Box::pin(poll_fn(move |cx| {
-            if Instant::now() >= until {
-                return Poll::Ready(());
-            }
-            if !std::mem::replace(&mut asked, true) {
-                let waker = cx.waker().clone();
-                thread::spawn(move || {
-                    thread::sleep(until.saturating_duration_since(Instant::now()));
-                    waker.wake();
-                });
-            }
-            Poll::Pending
-        }))
+        wake_after(time)
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_protocol::object::{Epoch, Seq};
 use berth_protocol::record::Space;
@@ -465,7 +465,9 @@ fn a_slow_disk_gathers_writes_into_few_syncs() {
         }
     }
     let mut all = Vec::new();
+    let until = Instant::now() + Duration::from_secs(60);
     while all.len() < 500 {
+        assert!(Instant::now() < until, "all but {} are told", 500 - all.len());
         std::thread::sleep(Duration::from_millis(5));
         all.extend(told.take());
     }

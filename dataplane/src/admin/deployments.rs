@@ -1,6 +1,5 @@
 //! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say. The door to `objects` as well.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,15 +7,15 @@ use std::task::{Context, Poll};
 
 use berth_isolate_host::compile::CompileError;
 use berth_isolate_host::library::ScriptId;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use serde::Deserialize;
 use tokio::sync::{broadcast, oneshot};
 
 use super::refusal::{Outcome, Refusal, json};
 use super::{nothing, objects, query_value};
-use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::body::{self, Body, BodyError, Collect, RequestBody};
 use crate::http::message::Reply;
 use crate::workers::{GuestLine, UploadError, Workers};
 use crate::zones::{DeployError, Document};
@@ -157,29 +156,20 @@ fn whole(body: Body) -> Bytes {
     }
 }
 
-async fn collect(mut body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| {
+async fn collect(body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
+    body::collect(body, most).await.map_err(|error| match error {
+        Collect::TooLarge => {
+            let detail = format!("at most {most} bytes are taken here");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large", &detail)
+        }
+        Collect::Failed(error) => {
             let status = match error {
                 BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
                 BodyError::TimedOut | BodyError::Malformed | BodyError::Gone => StatusCode::BAD_REQUEST,
             };
             Refusal::new(status, "body", "The body did not come", &error)
-        })?;
-        let Ok(data) = frame.into_data() else { break };
-        if bytes.len() + data.len() > most {
-            let detail = format!("at most {most} bytes are taken here");
-            return Err(Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body-too-large",
-                "Body too large",
-                &detail,
-            ));
         }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes.freeze())
+    })
 }
 
 fn scripts(workers: &Workers) -> Outcome {

@@ -2,16 +2,16 @@
 //!
 //! Both sides pull, so back-pressure is the absence of a pull: a handler that does not read stops
 //! the connection from reading, and a client that does not read stops the connection from polling
-//! the reply. No whole body is ever collected here.
+//! the reply. Only who has a bound for it collects one whole ([`collect`]).
 
 use std::cell::RefCell;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use berth_runtime::Deadline;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
@@ -276,6 +276,38 @@ impl StreamBody {
         self.allowance = self.allowance.checked_sub(bytes.len() as u64).ok_or(BodyError::TooLarge)?;
         Ok(Frame::data(bytes))
     }
+}
+
+/// Why a body is not whole.
+pub enum Collect<E> {
+    /// It has more bytes than are taken.
+    TooLarge,
+    /// It did not come.
+    Failed(E),
+}
+
+/// The whole of a body, of at most so many bytes.
+pub async fn collect<B: http_body::Body<Data = Bytes>>(
+    body: B,
+    most: usize,
+) -> Result<Bytes, Collect<B::Error>> {
+    let mut body = pin!(body);
+    let mut whole = BytesMut::new();
+    let mut first = Bytes::new();
+    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let Ok(data) = frame.map_err(Collect::Failed)?.into_data() else { continue };
+        if whole.len() + first.len() + data.len() > most {
+            return Err(Collect::TooLarge);
+        }
+        // Most bodies are one piece, which is not copied.
+        if whole.is_empty() && first.is_empty() {
+            first = data;
+        } else {
+            whole.extend_from_slice(&std::mem::take(&mut first));
+            whole.extend_from_slice(&data);
+        }
+    }
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 /// The body of a reply.

@@ -1,20 +1,19 @@
 //! Requests to objects: the whole of a request becomes a letter, and whoever asked waits for its reply.
 
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 
+use berth_isolate_host::Outbound;
 use berth_isolate_host::object::ObjectRequest;
-use berth_isolate_host::{Outbound, pipe};
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership;
 use berth_protocol::waits::{Chain, Refused};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::letter::{Letter, Says};
 use crate::hops::HopFailed;
-use crate::http::body::BodyError;
+use crate::http::body::{BodyError, Collect, collect};
 use crate::http::message::{Problem, Reply, Request, Security};
 use crate::http::target::Host;
 use crate::workers::{Context, CoreWorkers, path, tell_guest};
@@ -40,7 +39,7 @@ impl CoreWorkers {
         let authority = authority.or(request.host.as_ref().map(Host::as_str)).unwrap_or(&zone.name);
         let Some(path) = path(&request.target) else { return Reply::problem(Problem::BadRequest) };
         let url = format!("{scheme}://{authority}{path}");
-        let body = match collect(request.body).await {
+        let body = match collect(request.body, BODY_MAX).await {
             Ok(body) => body,
             Err(Collect::TooLarge) => return Reply::problem(Problem::BodyTooLarge),
             Err(Collect::Failed(error)) => return Reply::problem(body_problem(&error)),
@@ -65,7 +64,7 @@ impl CoreWorkers {
         let url = format!("{scheme}://{}{}", request.authority, request.path);
         let body = match request.body {
             None => Bytes::new(),
-            Some(body) => match collect::<pipe::Reader>(body).await {
+            Some(body) => match collect(body, BODY_MAX).await {
                 Ok(body) => body,
                 Err(Collect::TooLarge) => return Reply::problem(Problem::BodyTooLarge),
                 Err(Collect::Failed(_)) => return Reply::problem(Problem::BadRequest),
@@ -88,8 +87,7 @@ impl CoreWorkers {
         let Some(id) = self.objects.node.id(&zone.name, &class.code.name, name) else {
             return Reply::problem(Problem::Overload);
         };
-        let context = self.object_context(zone, class, from.client, from.number, Chain::outside());
-        tell_guest(&mut request.headers, &context);
+        tell_guest(&mut request.headers, from.client, from.number);
         tell_object(&mut request.headers, &id.to_string(), name);
         let object = ObjectKey { scope: class.scope, id };
         self.tell_object(zone, class, (object, Some(name)), Says::Request(request), from).await
@@ -157,32 +155,6 @@ fn tell_object(headers: &mut HeaderMap, id: &str, name: &str) {
             headers.insert(field, value);
         }
     }
-}
-
-/// Why a body is not whole.
-enum Collect<E> {
-    TooLarge,
-    Failed(E),
-}
-
-async fn collect<B: http_body::Body<Data = Bytes>>(body: B) -> Result<Bytes, Collect<B::Error>> {
-    let mut body = pin!(body);
-    let mut whole = BytesMut::new();
-    let mut first = Bytes::new();
-    while let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-        let Ok(data) = frame.map_err(Collect::Failed)?.into_data() else { continue };
-        if whole.len() + first.len() + data.len() > BODY_MAX {
-            return Err(Collect::TooLarge);
-        }
-        // Most bodies are one piece, which is not copied.
-        if whole.is_empty() && first.is_empty() {
-            first = data;
-        } else {
-            whole.extend_from_slice(&std::mem::take(&mut first));
-            whole.extend_from_slice(&data);
-        }
-    }
-    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 fn body_problem(error: &BodyError) -> Problem {

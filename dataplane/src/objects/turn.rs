@@ -189,17 +189,16 @@ fn turn_problem(error: &TurnError) -> Problem {
 }
 
 fn tell_error(workers: &Rc<CoreWorkers>, resident: &Resident, letter: &Letter, error: &TurnError) {
-    let context = workers.object_context(
-        &resident.zone,
-        &resident.class,
-        letter.client,
-        letter.number,
-        letter.chain.clone(),
-    );
+    let context = context_of(workers, &resident.zone, &resident.class, letter);
     match error {
         TurnError::Fault(fault) => report_fault(&context, fault),
         other => context.tell("fault", &other.to_string()),
     }
+}
+
+/// What the turn of a letter is known by.
+fn context_of(workers: &CoreWorkers, zone: &Arc<Zone>, class: &Class, letter: &Letter) -> Arc<Context> {
+    workers.object_context(zone, class, letter.client, letter.number, letter.chain.clone())
 }
 
 /// What a turn reaches on its core.
@@ -212,7 +211,7 @@ impl Outside {
         class: &Arc<Class>,
         letter: &Letter,
     ) -> Rc<Self> {
-        let context = workers.object_context(zone, class, letter.client, letter.number, letter.chain.clone());
+        let context = context_of(workers, zone, class, letter);
         Rc::new(Self(Way { core: Rc::clone(workers), context }))
     }
 }
@@ -242,8 +241,7 @@ impl ObjectHome {
         letter: &Letter,
         queue: &Arc<AtomicU32>,
     ) -> Self {
-        let chain = letter.chain.clone();
-        let context = workers.object_context(zone, class, letter.client, letter.number, chain);
+        let context = context_of(workers, zone, class, letter);
         Self { context, queue: Arc::clone(queue) }
     }
 }

@@ -14,7 +14,7 @@ use http_body::{Frame, SizeHint};
 
 use super::CoreWorkers;
 use super::send::Way;
-use super::world::{CallWorld, Context};
+use super::world::{CallWorld, Context, show_request};
 use crate::enforce::{Admitted, Instantiate, admit};
 use crate::http::body::{Body, BodyError};
 use crate::http::message::{Problem, Reply, Request, Security};
@@ -98,7 +98,7 @@ impl CoreWorkers {
                 return Reply::problem(Problem::Forbidden);
             }
         };
-        tell_guest(&mut incoming.headers, &context);
+        tell_guest(&mut incoming.headers, context.client, context.request);
         let way_out = Rc::new(Way { core: Rc::clone(&self), context: Arc::clone(&context) });
         let mut call = begin(&admitted, &script, &context, way_out, incoming);
         match std::future::poll_fn(|cx| call.poll_head(cx)).await {
@@ -189,13 +189,13 @@ pub(crate) fn path(target: &crate::http::target::Target) -> Option<String> {
 }
 
 /// Takes out what only the node may say, and says it.
-pub(crate) fn tell_guest(headers: &mut HeaderMap, context: &Context) {
+pub(crate) fn tell_guest(headers: &mut HeaderMap, client: std::net::IpAddr, request: u64) {
     let forged: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(OURS)).cloned().collect();
     for name in forged {
         headers.remove(name);
     }
-    for (name, text) in [(CLIENT_IP, context.client.to_string()), (REQUEST_ID, context.request_id())] {
+    for (name, text) in [(CLIENT_IP, client.to_string()), (REQUEST_ID, show_request(request))] {
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.insert(name, value);
         }

@@ -67,7 +67,7 @@ impl Context {
 
     /// The id of the request as people see it.
     pub(super) fn request_id(&self) -> String {
-        format!("{:016x}", self.request)
+        show_request(self.request)
     }
 
     /// Tells those who follow the log.
@@ -105,6 +105,11 @@ impl Context {
         self.core.numbers.limit_worker_log.add(1);
         self.tell("fault", "the log of this request is cut: limits.log_bytes");
     }
+}
+
+/// The number of a request as people see it.
+pub(super) fn show_request(request: u64) -> String {
+    format!("{request:016x}")
 }
 
 /// What the isolate host gets: the context as a world. A type of its own, since the trait is not ours.

@@ -6,15 +6,14 @@ use std::future::{pending, poll_fn, ready};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::engine::{Script, Settings};
 use crate::object::*;
-use crate::tests::{block_on, load_component};
+use crate::tests::{block_on, load_component, wake_after};
 use crate::{Asked, ErrorCode, Inbound, Later, Limits, Outbound, Stream, WayOut, World, pipe};
 
 /// The class that `cargo xtask guests` builds.
@@ -195,21 +194,7 @@ impl World for Surroundings {
                 _ => Poll::Ready(()),
             }));
         }
-        let until = Instant::now() + time;
-        let mut asked = false;
-        Box::pin(poll_fn(move |cx| {
-            if Instant::now() >= until {
-                return Poll::Ready(());
-            }
-            if !std::mem::replace(&mut asked, true) {
-                let waker = cx.waker().clone();
-                thread::spawn(move || {
-                    thread::sleep(until.saturating_duration_since(Instant::now()));
-                    waker.wake();
-                });
-            }
-            Poll::Pending
-        }))
+        wake_after(time)
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {
