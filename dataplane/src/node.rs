@@ -435,7 +435,9 @@ async fn serve(start: CoreStart, started: Started) {
     let view = &start.view.cores[start.index];
     let drain = Drain::default();
     let (hops, inbox) = hops::split(start.endpoint, Arc::clone(&view.numbers));
-    let workers = CoreWorkers::start(view.index, &start.workers, &view.numbers, &view.outgoing, &hops);
+    let manner = (&start.limits, &drain);
+    let workers =
+        CoreWorkers::start(view.index, &start.workers, &view.numbers, &view.outgoing, &hops, manner);
     let responder = || {
         let (table, numbers) = (Arc::clone(&start.table), Arc::clone(&view.numbers));
         let (hops, workers) = (Rc::clone(&hops), Rc::clone(&workers));

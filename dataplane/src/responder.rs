@@ -12,17 +12,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
 use crate::config::{Action, Limits, RouteRule};
 use crate::drain::Drain;
 use crate::hops::{HopFailed, Hops};
 use crate::http::body::{Body, Repeated};
-use crate::http::message::{OnUpgrade, Problem, Reply, Request, Service, Tunnel, UpgradeWish};
+use crate::http::message::{OnUpgrade, Problem, Reply, Request, Service, Tunnel};
+use crate::http::talk::{self, Socket};
 use crate::http::target::{Host, Target};
 use crate::http::websocket;
 use crate::router::{Match, Pattern, PatternError, Router, RouterError};
@@ -184,33 +183,17 @@ impl Responder {
         }
     }
 
-    /// Accepts a WebSocket: `Upgrade` on HTTP/1.1, extended CONNECT on HTTP/2 and 3.
+    /// Accepts a WebSocket.
     fn shake_hands(&self, request: &Request) -> Reply {
-        let mut reply = match self.judge(request) {
+        let mut reply = match websocket::answer(request) {
             Ok(reply) => reply,
-            Err(error) => {
-                let mut reply = Reply::problem(Problem::from_status(error.status()));
-                reply.headers.extend(error.response_headers());
-                return reply;
-            }
+            Err(reply) => return *reply,
         };
         self.shared.numbers.websockets.add(1);
         let shared = Rc::clone(&self.shared);
         let upgrade: OnUpgrade = Box::new(move |tunnel| Box::pin(talk(tunnel, shared)));
         reply.upgrade = Some(upgrade);
         reply
-    }
-
-    fn judge(&self, request: &Request) -> Result<Reply, websocket::HandshakeError> {
-        if matches!(request.version, Version::HTTP_2 | Version::HTTP_3) {
-            let protocol = request.upgrade.map(|UpgradeWish::WebSocket| websocket::PROTOCOL);
-            websocket::check_connect(&request.method, protocol, &request.headers)?;
-            return Ok(Reply::new(StatusCode::OK, ""));
-        }
-        let key = websocket::check_upgrade(&request.method, &request.headers)?;
-        let mut reply = Reply::new(StatusCode::SWITCHING_PROTOCOLS, "");
-        reply.headers.extend(key.response_headers());
-        Ok(reply)
     }
 }
 
@@ -271,42 +254,13 @@ fn streamed(bytes: u64) -> Reply {
 /// A WebSocket from its handshake to its end.
 async fn talk(tunnel: Box<dyn Tunnel>, shared: Rc<Shared>) {
     let limits = &shared.limits.websocket;
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(limits.message_bytes))
-        .max_frame_size(Some(limits.frame_bytes))
-        .read_buffer_size(8 * 1024)
-        .write_buffer_size(0)
-        // One echo waits at most: more would be read before the client takes what it asked for.
-        .max_write_buffer_size(limits.message_bytes + 16 * 1024);
-    let mut socket = WebSocketStream::from_raw_socket(tunnel, Role::Server, Some(config)).await;
+    let mut socket = talk::open(tunnel, limits).await;
     echo_messages(&mut socket, &shared).await;
-    // Boxed: its buffer is not kept for the life of the connection.
-    let end = Box::pin(see_off(socket.get_mut(), limits.message_bytes));
-    let _ = berth_runtime::timeout(LINGER, end).await;
-}
-
-/// How long the end of a WebSocket waits for the client to end its side.
-const LINGER: Duration = Duration::from_secs(2);
-
-/// Ends our side, and drops what the client still sends, up to the size of a message.
-///
-/// Dropping the tunnel alone would look like a failure: a reset of the stream on HTTP/2, no
-/// close_notify on TLS, and on TCP, if bytes are unread, a reset that overtakes our close frame.
-async fn see_off(tunnel: &mut Box<dyn Tunnel>, bytes_max: usize) -> std::io::Result<()> {
-    tunnel.shutdown().await?;
-    let mut rest = [0; 4096];
-    let mut count = 0;
-    while count < bytes_max {
-        match tunnel.read(&mut rest).await? {
-            0 => break,
-            more => count += more,
-        }
-    }
-    Ok(())
+    talk::see_off(&mut socket, limits.message_bytes).await;
 }
 
 /// Echoes messages until the client closes, breaks a limit, falls silent or the node drains.
-async fn echo_messages(socket: &mut WebSocketStream<Box<dyn Tunnel>>, shared: &Shared) {
+async fn echo_messages(socket: &mut Socket, shared: &Shared) {
     let draining = shared.drain.listen();
     let mut silence = Silence::None;
     loop {
@@ -351,11 +305,7 @@ enum Silence {
     Pinged,
 }
 
-async fn close(socket: &mut WebSocketStream<Box<dyn Tunnel>>, code: CloseCode, shared: &Shared) {
+async fn close(socket: &mut Socket, code: CloseCode, shared: &Shared) {
     let frame = CloseFrame { code, reason: "".into() };
-    let _ = berth_runtime::timeout(shared.limits.send_timeout, async {
-        let _ = socket.close(Some(frame)).await;
-        while let Some(Ok(_)) = socket.next().await {}
-    })
-    .await;
+    let _ = talk::close(socket, frame, shared.limits.send_timeout).await;
 }

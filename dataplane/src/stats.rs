@@ -194,6 +194,10 @@ stats! {
         Counter object_faults;
         /// Turns answered with 503 because what they wrote, or could have read, did not become durable.
         Counter object_commit_failures;
+        /// Requests for WebSockets answered with 503 because their object had as many as it may.
+        Counter limit_object_sockets;
+        /// WebSockets of objects that were cut off because more waited for their clients than may wait.
+        Counter limit_object_socket_queue;
         /// Alarms of objects that rang.
         Counter object_alarms;
         /// Alarms given up after their turns had failed as often as they may.

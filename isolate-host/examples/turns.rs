@@ -98,6 +98,10 @@ impl ObjectWorld for Nowhere {
         0
     }
 
+    fn is_open(&self, _socket: SocketId) -> bool {
+        false
+    }
+
     fn tags(&self, _socket: SocketId) -> Option<Vec<String>> {
         None
     }

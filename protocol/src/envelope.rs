@@ -69,9 +69,34 @@ pub enum LetterSays {
         headers: Vec<(Bytes, Bytes)>,
         /// The whole body.
         body: Bytes,
+        /// The WebSocket that it will be if the object takes it, if it asks for one.
+        upgrade: Option<u64>,
     },
     /// An alarm of the object is due.
     Alarm(Alarm),
+    /// A text came on a WebSocket.
+    Text {
+        /// Which.
+        socket: u64,
+        /// UTF-8.
+        text: Bytes,
+    },
+    /// Bytes came on a WebSocket.
+    Binary {
+        /// Which.
+        socket: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// A WebSocket has closed.
+    Closed {
+        /// Which.
+        socket: u64,
+        /// The code.
+        code: u16,
+        /// The reason.
+        reason: Box<str>,
+    },
 }
 
 /// An alarm that is due.

@@ -13,6 +13,7 @@ pub mod h3;
 pub mod message;
 pub(crate) mod prefixed;
 mod stream;
+pub(crate) mod talk;
 pub mod target;
 pub mod websocket;
 

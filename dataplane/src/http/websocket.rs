@@ -1,4 +1,4 @@
-//! The opening handshake of WebSocket: which requests may become one, and what answers them.
+//! The opening handshake of WebSocket: which requests may become one, and what answers them. What follows is in `talk`.
 //!
 //! Over HTTP/1.1 the client asks to upgrade a GET request (RFC 6455, section 4), over HTTP/2 and 3 it opens
 //! a stream with extended CONNECT (RFC 8441, RFC 9220). This module judges method and headers, and computes the
@@ -23,12 +23,14 @@ use ::http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
 };
-use ::http::{Method, StatusCode};
+use ::http::{Method, StatusCode, Version};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use thiserror::Error;
+
+use super::message::{Problem, Reply, Request, UpgradeWish};
 
 /// The one version of the protocol.
 pub const VERSION: HeaderValue = HeaderValue::from_static("13");
@@ -158,6 +160,25 @@ pub fn check_connect(
         return Err(HandshakeError::ConnectVersion);
     }
     Ok(())
+}
+
+/// Judges a request for a WebSocket of whichever HTTP version. The reply accepts it, but for what happens then; or says why not.
+pub fn answer(request: &Request) -> Result<Reply, Box<Reply>> {
+    let judged = if matches!(request.version, Version::HTTP_2 | Version::HTTP_3) {
+        let protocol = request.upgrade.map(|UpgradeWish::WebSocket| PROTOCOL);
+        check_connect(&request.method, protocol, &request.headers).map(|()| Reply::new(StatusCode::OK, ""))
+    } else {
+        check_upgrade(&request.method, &request.headers).map(|key| {
+            let mut reply = Reply::new(StatusCode::SWITCHING_PROTOCOLS, "");
+            reply.headers.extend(key.response_headers());
+            reply
+        })
+    };
+    judged.map_err(|error| {
+        let mut reply = Reply::problem(Problem::from_status(error.status()));
+        reply.headers.extend(error.response_headers());
+        Box::new(reply)
+    })
 }
 
 /// Hand-made keys often have stray bits behind the last byte. They say nothing about the 16 bytes.

@@ -1,10 +1,11 @@
 //! Requests to objects: the whole of a request becomes a letter, and whoever asked waits for its reply.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use berth_isolate_host::Outbound;
-use berth_isolate_host::object::ObjectRequest;
+use berth_isolate_host::object::{ObjectRequest, SocketId};
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership;
 use berth_protocol::waits::{Chain, Refused};
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderValue, header};
 use super::letter::{Letter, Says};
 use crate::hops::HopFailed;
 use crate::http::body::{BodyError, Collect, collect};
-use crate::http::message::{Problem, Reply, Request, Security};
+use crate::http::message::{Problem, Reply, Request, Security, UpgradeWish};
 use crate::http::target::Host;
 use crate::workers::{Context, CoreWorkers, path, tell_guest};
 use crate::zones::{Class, Zone};
@@ -25,15 +26,27 @@ const BODY_MAX: usize = 16 << 20;
 impl CoreWorkers {
     /// Answers a client's request to an object.
     pub(crate) async fn ask_object(
-        &self,
+        self: &Rc<Self>,
         zone: &Arc<Zone>,
         class: &Arc<Class>,
         name: &str,
         request: Request,
     ) -> Reply {
-        if request.upgrade.is_some() {
-            return Reply::problem(Problem::NotImplemented);
+        match request.upgrade {
+            Some(UpgradeWish::WebSocket) => self.ask_socket(zone, class, name, request).await,
+            None => self.ask_object_for(zone, class, name, request, None).await,
         }
+    }
+
+    /// The same, with the socket that the request will be if the object takes it.
+    pub(super) async fn ask_object_for(
+        &self,
+        zone: &Arc<Zone>,
+        class: &Arc<Class>,
+        name: &str,
+        request: Request,
+        upgrade: Option<SocketId>,
+    ) -> Reply {
         let scheme = if request.peer.security == Security::Tls { "https" } else { "http" };
         let authority = request.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let authority = authority.or(request.host.as_ref().map(Host::as_str)).unwrap_or(&zone.name);
@@ -45,8 +58,7 @@ impl CoreWorkers {
             Err(Collect::Failed(error)) => return Reply::problem(body_problem(&error)),
         };
         let client = request.peer.client.ip();
-        let asked =
-            ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade: None };
+        let asked = ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade };
         let from = From { client, number: self.new_request(), chain: &Chain::outside() };
         self.deliver(zone, class, name, asked, from).await
     }
@@ -84,12 +96,11 @@ impl CoreWorkers {
         mut request: ObjectRequest,
         from: From<'_>,
     ) -> Reply {
-        let Some(id) = self.objects.node.id(&zone.name, &class.code.name, name) else {
+        let Some(object) = self.objects.key(zone, class, name) else {
             return Reply::problem(Problem::Overload);
         };
         tell_guest(&mut request.headers, from.client, from.number);
-        tell_object(&mut request.headers, &id.to_string(), name);
-        let object = ObjectKey { scope: class.scope, id };
+        tell_object(&mut request.headers, &object.id.to_string(), name);
         self.tell_object(zone, class, (object, Some(name)), Says::Request(request), from).await
     }
 

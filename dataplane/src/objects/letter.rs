@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use berth_isolate_host::object::{self, ObjectRequest};
+use berth_isolate_host::object::{self, ObjectRequest, SocketData, SocketId};
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership::{self, Refusal};
 use berth_protocol::waits::Chain;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::Method;
 
 use crate::hops::{header_bytes, header_map};
-use crate::http::message::Problem;
+use crate::http::message::{Problem, Reply};
 
 /// What a message says, and who waits for its reply.
 #[derive(Debug, Clone)]
@@ -45,9 +45,45 @@ pub(super) enum Says {
     Request(ObjectRequest),
     /// An alarm of the object is due.
     Alarm(Alarm),
+    /// A text came on a WebSocket.
+    Text {
+        /// Which.
+        socket: SocketId,
+        /// UTF-8, as the connection has checked.
+        text: Bytes,
+    },
+    /// Bytes came on a WebSocket.
+    Binary {
+        /// Which.
+        socket: SocketId,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// A WebSocket has closed.
+    Closed {
+        /// Which.
+        socket: SocketId,
+        /// The code.
+        code: u16,
+        /// The reason.
+        reason: String,
+    },
 }
 
 impl Says {
+    /// The socket whose message or end it is.
+    pub(super) fn socket(&self) -> Option<SocketId> {
+        match self {
+            Self::Text { socket, .. } | Self::Binary { socket, .. } | Self::Closed { socket, .. } => Some(*socket),
+            Self::Request(_) | Self::Alarm(_) => None,
+        }
+    }
+
+    /// The reply when its turn has begun and failed. A socket's message that was begun is never tried again.
+    pub(super) fn failed(&self, problem: Problem) -> Reply {
+        Reply::problem(if self.socket().is_some() { Problem::Internal } else { problem })
+    }
+
     /// For the guest.
     pub(super) fn message(&self) -> object::Message {
         match self {
@@ -58,6 +94,16 @@ impl Says {
                 attempt: alarm.attempt,
                 payload: alarm.payload.clone(),
             },
+            Self::Text { socket, text } => {
+                let text = String::from_utf8_lossy(text).into_owned();
+                object::Message::Socket { socket: *socket, data: SocketData::Text(text) }
+            }
+            Self::Binary { socket, bytes } => {
+                object::Message::Socket { socket: *socket, data: SocketData::Binary(bytes.clone()) }
+            }
+            Self::Closed { socket, code, reason } => {
+                object::Message::Closed { socket: *socket, code: *code, reason: reason.clone() }
+            }
         }
     }
 }
@@ -81,8 +127,14 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
                 url: request.url.into(),
                 headers: header_bytes(&request.headers),
                 body: request.body,
+                upgrade: request.upgrade.map(|socket| socket.0),
             },
             Says::Alarm(alarm) => LetterSays::Alarm(alarm),
+            Says::Text { socket, text } => LetterSays::Text { socket: socket.0, text },
+            Says::Binary { socket, bytes } => LetterSays::Binary { socket: socket.0, bytes },
+            Says::Closed { socket, code, reason } => {
+                LetterSays::Closed { socket: socket.0, code, reason: reason.into() }
+            }
         },
         chain: letter.chain,
         client: letter.client,
@@ -94,14 +146,19 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
 /// Reads it again. `None`: it is garbled, a mistake of ours.
 pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
     let says = match envelope.says {
-        LetterSays::Request { method, url, headers, body } => Says::Request(ObjectRequest {
+        LetterSays::Request { method, url, headers, body, upgrade } => Says::Request(ObjectRequest {
             method: Method::from_bytes(&method).ok()?,
             url: url.into(),
             headers: header_map(&headers)?,
             body,
-            upgrade: None,
+            upgrade: upgrade.map(SocketId),
         }),
         LetterSays::Alarm(alarm) => Says::Alarm(alarm),
+        LetterSays::Text { socket, text } => Says::Text { socket: SocketId(socket), text },
+        LetterSays::Binary { socket, bytes } => Says::Binary { socket: SocketId(socket), bytes },
+        LetterSays::Closed { socket, code, reason } => {
+            Says::Closed { socket: SocketId(socket), code, reason: reason.into() }
+        }
     };
     let letter = Letter {
         object: envelope.object,
@@ -140,22 +197,35 @@ mod tests {
         headers.append("a", HeaderValue::from_static("2"));
         let body = Bytes::from_static(b"body");
         let url = "https://a.example/b?c".to_owned();
-        let letter = Letter {
+        let socket = SocketId(5);
+        let all = [
+            Says::Request(ObjectRequest { method: Method::PUT, url, headers, body, upgrade: Some(socket) }),
+            Says::Text { socket, text: Bytes::from_static(b"text") },
+            Says::Binary { socket, bytes: Bytes::from_static(b"bytes") },
+            Says::Closed { socket, code: 1001, reason: "bye".to_owned() },
+        ];
+        for says in all {
+            let letter = letter(says);
+            let message = Message { hops: 2, body: Box::new(letter) };
+            let sealed = seal(message.clone());
+            let opened = open(*sealed.clone()).unwrap();
+            assert_eq!((seal(opened.clone()), opened.hops), (sealed, 2));
+            assert_eq!(format!("{opened:?}"), format!("{message:?}"));
+        }
+    }
+
+    fn letter(says: Says) -> Letter {
+        Letter {
             object: ObjectKey { scope: Scope::new("a", "B"), id: ObjectId::random(Slot(3), [1; 13]) },
             zone: "a".into(),
             class: "B".into(),
             name: Some("c".into()),
             asker: 1,
             ticket: Ticket(9),
-            says: Says::Request(ObjectRequest { method: Method::PUT, url, headers, body, upgrade: None }),
+            says,
             chain: Chain::outside(),
             client: [192, 0, 2, 1].into(),
             number: 77,
-        };
-        let message = Message { hops: 2, body: Box::new(letter) };
-        let sealed = seal(message.clone());
-        let opened = open(*sealed.clone()).unwrap();
-        assert_eq!((seal(opened.clone()), opened.hops), (sealed, 2));
-        assert_eq!(format!("{opened:?}"), format!("{message:?}"));
+        }
     }
 }

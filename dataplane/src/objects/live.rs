@@ -20,9 +20,12 @@ use tokio::sync::oneshot;
 
 use super::letter::{self, Letter, Message, Says};
 use super::orders::{self, MOVE_WITHIN, Order, Wish};
+use super::sockets::{Done, Releases};
 use super::storage::Shelf;
 use super::turn::Running;
 use super::{Objects, Traveller, lock};
+use crate::config;
+use crate::drain::Drain;
 use crate::hops::{Hops, to_reply};
 use crate::http::message::{Problem, Reply};
 use crate::stats::CoreNumbers;
@@ -41,6 +44,8 @@ pub(crate) struct CoreObjects {
     pub(super) node: Arc<Objects>,
     pub(super) hops: Rc<Hops>,
     pub(super) numbers: Arc<CoreNumbers>,
+    pub(super) limits: Rc<config::Limits>,
+    pub(super) drain: Drain,
     keeper: Keeper,
     workers: Weak<CoreWorkers>,
     homes: RefCell<HashMap<ObjectKey, Home>>,
@@ -67,6 +72,8 @@ pub(super) struct Resident {
     pub(super) why: Why,
     /// How many messages wait, for the guest to see.
     pub(super) queue: Arc<AtomicU32>,
+    /// The order in which its turns let out what they send.
+    pub(super) releases: Arc<Releases>,
 }
 
 /// Why an object lives where it does.
@@ -98,11 +105,12 @@ impl CoreObjects {
         node: Arc<Objects>,
         hops: Rc<Hops>,
         numbers: Arc<CoreNumbers>,
+        (limits, drain): (Rc<config::Limits>, Drain),
         workers: Weak<CoreWorkers>,
     ) -> Self {
         // A node has at most 256 cores: connection ids have one byte for them.
         let keeper = Keeper { here: Core(index as u8), limits: Limits::default() };
-        Self { node, hops, numbers, keeper, workers, homes: RefCell::default() }
+        Self { node, hops, numbers, limits, drain, keeper, workers, homes: RefCell::default() }
     }
 
     /// Takes what comes from other cores, and looks after what lives here. Called once, on the core.
@@ -136,6 +144,18 @@ impl CoreObjects {
 
     pub(super) fn here(&self) -> u16 {
         u16::from(self.keeper.here.0)
+    }
+
+    /// The object of this name.
+    pub(super) fn key(&self, zone: &Zone, class: &Class, name: &str) -> Option<ObjectKey> {
+        let id = self.node.id(&zone.name, &class.code.name, name)?;
+        Some(ObjectKey { scope: class.scope, id })
+    }
+
+    /// Does what turns of an object have left for its sockets.
+    pub(super) fn release(&self, object: &ObjectKey, done: Vec<Done>) {
+        let cut = self.node.sockets.release(object, done);
+        self.numbers.limit_object_socket_queue.add(cut);
     }
 
     pub(super) fn workers(&self) -> Option<Rc<CoreWorkers>> {
@@ -365,10 +385,10 @@ impl CoreObjects {
         if letter::problem(why) == Problem::Overload {
             self.numbers.limit_object_messages.add(1);
         }
-        // An alarm whose turn has not begun rings again, as if it had not rung.
+        // An alarm whose turn has not begun rings again, as if it had not rung; a socket's message is told again.
         let problem = match message.body.says {
-            Says::Alarm(_) => Problem::Overload,
             Says::Request(_) => letter::problem(why),
+            _ => Problem::Overload,
         };
         self.reply(&message.body, Reply::problem(problem));
     }

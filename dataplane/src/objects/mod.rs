@@ -17,10 +17,13 @@ mod ask;
 mod berths;
 mod gate;
 mod letter;
+mod line;
 mod live;
 mod orders;
+mod sockets;
 mod start;
 mod storage;
+mod talk;
 mod told;
 mod turn;
 
@@ -45,6 +48,7 @@ pub(crate) use told::Wanted;
 use berths::Berths;
 use gate::Gate;
 use orders::Order;
+use sockets::Sockets;
 use storage::{GROUP, Readers};
 
 /// Why a node has no objects.
@@ -83,6 +87,7 @@ pub(crate) struct Objects {
     waits: Mutex<Waits<ObjectKey>>,
     /// An alarm was set, perhaps an early one.
     alarm_set: Notify,
+    sockets: Sockets,
     /// By which cores take orders.
     orders: Mutex<HashMap<u16, mpsc::Sender<Order>>>,
 }
@@ -132,6 +137,7 @@ impl Objects {
             harbour: Mutex::default(),
             waits: Mutex::default(),
             alarm_set: Notify::new(),
+            sockets: Sockets::new(anywhere()),
             orders: Mutex::default(),
         }
     }
@@ -204,6 +210,16 @@ impl Opened {
 
 fn fill(bytes: &mut [u8]) -> io::Result<()> {
     aws_lc_rs::rand::fill(bytes).map_err(|_| io::Error::other("the system gives no random bytes"))
+}
+
+/// A number to begin with. Without random bytes it is 1.
+fn anywhere() -> u64 {
+    let mut bytes = [0; 8];
+    match fill(&mut bytes) {
+        // Far from the end, and small enough for languages whose numbers have 53 bits.
+        Ok(()) => u64::from_le_bytes(bytes) >> 12,
+        Err(_) => 1,
+    }
 }
 
 /// Random bytes that are made once and kept.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::letter::Letter;
 use super::live::{CoreObjects, Resident, Why};
+use super::sockets::Done;
 use super::storage::{Shared, Shelf};
 use super::turn::{ObjectHome, OnPanic, Outside};
 use crate::enforce::{Instantiate, admit};
@@ -95,7 +96,7 @@ async fn make(
         stored_schema: found.schema,
         world: Arc::new(home),
         storage: Box::new(Shared(Arc::clone(&shelf))),
-        outside: Outside::new(workers, &zone, &class, letter),
+        outside: Outside::new(workers, &zone, &class, letter, None),
     };
     drop(admitted);
     let mut turn = ObjectInstance::start(&script, setup);
@@ -105,7 +106,9 @@ async fn make(
     if !outcome.effects.is_empty() {
         shelf.commit(outcome.effects).await.map_err(|error| error.to_string())?;
     }
-    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage, queue }))
+    objects.release(&object, outcome.sends.into_iter().map(Done::Command).collect());
+    let releases = Arc::default();
+    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases }))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

@@ -11,18 +11,20 @@ use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use berth_isolate_host::object::{
-    self, Effect, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId, Space, Turn,
+    self, Acceptance, Effect, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId, Space, Turn,
     TurnError,
 };
 use berth_isolate_host::{Asked, Later, Outbound, Stream, WayOut, World};
 use berth_protocol::object::{Epoch, ObjectKey};
 use berth_protocol::ownership::{Event, TurnEnd};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 
 use super::alarms::ATTEMPTS_MAX;
 use super::letter::{Letter, Message, Says};
+use super::Objects;
 use super::live::{CoreObjects, Resident};
+use super::sockets::{Done, Place};
 use crate::http::body::Body;
 use crate::http::message::{Problem, Reply};
 use crate::workers::{Context, CoreWorkers, Way, fault_problem, report_fault};
@@ -78,7 +80,9 @@ impl CoreObjects {
             self.reply(&letter, Reply::problem(Problem::Internal));
             return Some(Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         };
-        let outside = Outside::new(&workers, &resident.zone, &resident.class, &letter);
+        let place = Rc::new(resident.releases.enter());
+        let outside =
+            Outside::new(&workers, &resident.zone, &resident.class, &letter, Some(Rc::clone(&place)));
         let turn = instance.begin(letter.says.message(), outside);
         self.numbers.object_turns.add(1);
         let running = Running::new(turn);
@@ -89,9 +93,13 @@ impl CoreObjects {
             let ended = running.ended().await;
             workers.objects.set_running(&object, None);
             match ended {
-                Some(ended) => end(&workers, (object, epoch), &resident, &letter, ended).await,
-                None => workers.objects.reply(&letter, Reply::problem(Problem::Overload)),
+                Some(ended) => end(&workers, (object, epoch), &resident, &letter, ended, &place).await,
+                None => {
+                    workers.objects.node.sockets.take_back(&object);
+                    workers.objects.reply(&letter, letter.says.failed(Problem::Overload));
+                }
             }
+            place.over(|done| workers.objects.release(&object, done));
             guard.0 = None;
         });
         None
@@ -118,14 +126,17 @@ async fn end(
     resident: &Resident,
     letter: &Letter,
     ended: Ended,
+    place: &Place,
 ) {
     let objects = &workers.objects;
+    let sockets = &objects.node.sockets;
     let (instance, outcome) = match ended.result {
         Ok(both) => both,
         Err(error) => {
             objects.numbers.object_faults.add(1);
+            sockets.take_back(&object);
             // First the reply: it says nothing that could be taken back.
-            objects.reply(letter, Reply::problem(turn_problem(&error)));
+            objects.reply(letter, letter.says.failed(turn_problem(&error)));
             tell_error(workers, resident, letter, &error);
             if let Some(id) = given_up(letter).filter(|_| turn_problem(&error) != Problem::Overload) {
                 tracing::warn!(?object, id = &*String::from_utf8_lossy(&id), "object.alarm: given up");
@@ -139,11 +150,26 @@ async fn end(
     let wrote = !outcome.effects.is_empty() || ended.commits > 0;
     let durable = resident.shelf.commit(outcome.effects);
     objects.settle_in(object, instance, None);
+    let accepted = accepted(letter, &outcome.answer);
+    if let Some((socket, how)) = accepted {
+        sockets.accept(&object, socket, how);
+    }
+    sockets.see(&object, &outcome.sends);
     let turn_end = if wrote { TurnEnd::Unsettled } else { TurnEnd::Settled };
     objects.handle(object, Event::TurnEnded { epoch, end: turn_end });
+    let of_socket = letter.says.socket();
+    if of_socket.is_some() {
+        // The client's next message may come: nobody outside learns anything by that.
+        objects.reply(letter, Reply::new(StatusCode::NO_CONTENT, ""));
+    }
     match durable.await {
         Ok(()) => {
-            objects.reply(letter, reply(letter, outcome.answer));
+            let opened = accepted.map(|(socket, _)| Done::Accepted(socket));
+            let done = opened.into_iter().chain(outcome.sends.into_iter().map(Done::Command)).collect();
+            place.done(done, |done| objects.release(&object, done));
+            if of_socket.is_none() {
+                objects.reply(letter, reply(letter, outcome.answer));
+            }
             if wrote {
                 // Perhaps an alarm, and an early one.
                 objects.node.alarm_set.notify_one();
@@ -153,7 +179,14 @@ async fn end(
         Err(error) => {
             tracing::warn!(?object, %error, "object.commit: failed");
             objects.numbers.object_commit_failures.add(1);
-            objects.reply(letter, Reply::problem(Problem::Overload));
+            sockets.take_back(&object);
+            if let Some((socket, _)) = accepted {
+                sockets.forget(&object, socket);
+            }
+            match of_socket {
+                Some(socket) => sockets.break_off(&object, socket),
+                None => objects.reply(letter, Reply::problem(Problem::Overload)),
+            }
             objects.handle(object, Event::CommitFailed { epoch });
         }
     }
@@ -163,20 +196,37 @@ async fn end(
 fn given_up(letter: &Letter) -> Option<Bytes> {
     match &letter.says {
         Says::Alarm(alarm) if alarm.attempt >= ATTEMPTS_MAX => Some(alarm.id.clone()),
-        Says::Alarm(_) | Says::Request(_) => None,
+        _ => None,
+    }
+}
+
+/// The socket that a turn has accepted, and how.
+fn accepted<'a>(letter: &Letter, answer: &'a ObjectAnswer) -> Option<(SocketId, &'a Acceptance)> {
+    match (&letter.says, answer) {
+        (Says::Request(request), ObjectAnswer::Accept(how)) => Some((request.upgrade?, how)),
+        _ => None,
     }
 }
 
 fn reply(letter: &Letter, answer: ObjectAnswer) -> Reply {
     match answer {
         ObjectAnswer::None if matches!(letter.says, Says::Alarm(_)) => Reply::new(StatusCode::NO_CONTENT, ""),
+        // Whoever asked knows how to say that in its version of HTTP.
+        ObjectAnswer::Accept(how) => {
+            let reply = Reply::new(StatusCode::SWITCHING_PROTOCOLS, "");
+            match how.protocol.map(HeaderValue::try_from) {
+                None => reply,
+                Some(Ok(protocol)) => reply.with_header(header::SEC_WEBSOCKET_PROTOCOL, protocol),
+                Some(Err(_)) => Reply::problem(Problem::Internal),
+            }
+        }
         ObjectAnswer::Response(response) => Reply {
             status: response.status,
             headers: response.headers,
             body: Body::full(response.body),
             upgrade: None,
         },
-        ObjectAnswer::None | ObjectAnswer::Accept(_) => Reply::problem(Problem::Internal),
+        ObjectAnswer::None => Reply::problem(Problem::Internal),
     }
 }
 
@@ -202,7 +252,12 @@ fn context_of(workers: &CoreWorkers, zone: &Arc<Zone>, class: &Class, letter: &L
 }
 
 /// What a turn reaches on its core.
-pub(super) struct Outside(Way);
+pub(super) struct Outside {
+    way: Way,
+    object: ObjectKey,
+    /// Its place among those that send. A start has none: it is alone.
+    place: Option<Rc<Place>>,
+}
 
 impl Outside {
     pub(super) fn new(
@@ -210,27 +265,36 @@ impl Outside {
         zone: &Arc<Zone>,
         class: &Arc<Class>,
         letter: &Letter,
+        place: Option<Rc<Place>>,
     ) -> Rc<Self> {
         let context = context_of(workers, zone, class, letter);
-        Rc::new(Self(Way { core: Rc::clone(workers), context }))
+        Rc::new(Self { way: Way { core: Rc::clone(workers), context }, object: letter.object, place })
     }
 }
 
 impl WayOut for Outside {
     fn ask(&self, request: Outbound) -> Asked {
-        self.0.ask(request)
+        self.way.ask(request)
     }
 }
 
-/// No object has a socket yet, so that none sends.
 impl object::Outside for Outside {
-    fn release(&self, _sends: Vec<SocketCommand>) {}
+    fn release(&self, sends: Vec<SocketCommand>) {
+        let done = sends.into_iter().map(Done::Command).collect();
+        let let_out = |done| self.way.core.objects.release(&self.object, done);
+        match &self.place {
+            Some(place) => place.done(done, let_out),
+            None => let_out(done),
+        }
+    }
 }
 
 /// The world of an instance as long as it lives.
 pub(super) struct ObjectHome {
     context: Arc<Context>,
     queue: Arc<AtomicU32>,
+    node: Arc<Objects>,
+    object: ObjectKey,
 }
 
 impl ObjectHome {
@@ -242,7 +306,8 @@ impl ObjectHome {
         queue: &Arc<AtomicU32>,
     ) -> Self {
         let context = context_of(workers, zone, class, letter);
-        Self { context, queue: Arc::clone(queue) }
+        let node = Arc::clone(&workers.objects.node);
+        Self { context, queue: Arc::clone(queue), node, object: letter.object }
     }
 }
 
@@ -268,21 +333,24 @@ impl World for ObjectHome {
     }
 }
 
-/// No object has a socket yet.
 impl ObjectWorld for ObjectHome {
     fn queue_length(&self) -> u32 {
         self.queue.load(Relaxed)
     }
 
-    fn tags(&self, _socket: SocketId) -> Option<Vec<String>> {
-        None
+    fn is_open(&self, socket: SocketId) -> bool {
+        self.node.sockets.is_open(&self.object, socket)
     }
 
-    fn attachment(&self, _socket: SocketId) -> Option<Bytes> {
-        None
+    fn tags(&self, socket: SocketId) -> Option<Vec<String>> {
+        self.node.sockets.tags(&self.object, socket)
     }
 
-    fn sockets(&self, _tag: Option<&str>) -> Vec<SocketId> {
-        Vec::new()
+    fn attachment(&self, socket: SocketId) -> Option<Bytes> {
+        self.node.sockets.attachment(&self.object, socket)
+    }
+
+    fn sockets(&self, tag: Option<&str>) -> Vec<SocketId> {
+        self.node.sockets.tagged(&self.object, tag)
     }
 }

@@ -24,6 +24,8 @@ use berth_protocol::link::with_causes;
 use tokio::sync::broadcast;
 
 use crate::clock;
+use crate::config::Limits;
+use crate::drain::Drain;
 use crate::enforce::{Enforce, SafeDefaults};
 use crate::hops::Hops;
 use crate::objects::{CoreObjects, Objects, ObjectsError};
@@ -319,6 +321,7 @@ impl CoreWorkers {
         numbers: &Arc<CoreNumbers>,
         outgoing: &Arc<ClientNumbers>,
         hops: &Rc<Hops>,
+        (limits, drain): (&Limits, &Drain),
     ) -> Rc<Self> {
         Host::enter_thread();
         let client = Client::new(
@@ -330,7 +333,8 @@ impl CoreWorkers {
         );
         let objects = |core: &Weak<Self>| {
             let (node, numbers) = (Arc::clone(&workers.objects), Arc::clone(numbers));
-            CoreObjects::new(index, node, Rc::clone(hops), numbers, Weak::clone(core))
+            let manner = (Rc::new(limits.clone()), drain.clone());
+            CoreObjects::new(index, node, Rc::clone(hops), numbers, manner, Weak::clone(core))
         };
         let core = Rc::new_cyclic(|core| Self {
             client,

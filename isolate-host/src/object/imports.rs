@@ -283,7 +283,7 @@ impl Object {
         let is_closed = state.turn.closed.contains(&socket);
         let is_coming = state.turn.upgrade == Some(socket);
         drop(state);
-        !is_closed && (is_coming || self.world.tags(socket).is_some())
+        !is_closed && (is_coming || self.world.is_open(socket))
     }
 
     /// Keeps a command until its segment is durable. `bytes` are what it keeps in memory until then.
@@ -378,7 +378,10 @@ impl sockets::Host for Guest {
     }
 
     fn tagged(&mut self, tag: Option<String>) -> wasmtime::Result<Vec<u64>> {
-        let found = self.object()?.world.sockets(tag.as_deref());
+        let object = self.object()?;
+        let mut found = object.world.sockets(tag.as_deref());
+        let state = object.lock();
+        found.retain(|socket| !state.turn.closed.contains(socket));
         Ok(found.into_iter().map(|socket| socket.0).collect())
     }
 }

@@ -86,7 +86,7 @@ impl ObjectInstance {
     pub fn begin(mut self, message: Message, outside: Rc<dyn Outside>) -> Turn {
         let call = Arc::new(CallState::new(is_head(&message)));
         let object = Arc::clone(&self.object);
-        object.lock().begin(upgrade_of(&message), due(&message));
+        object.lock().begin(upgrade_of(&message), due(&message), closed(&message));
         let guest = self.store.data_mut();
         guest.call = Arc::clone(&call);
         guest.outgoing_left = guest.limits.outgoing;
@@ -153,6 +153,13 @@ fn due(message: &Message) -> Option<Bytes> {
     }
 }
 
+fn closed(message: &Message) -> Option<SocketId> {
+    match message {
+        Message::Closed { socket, .. } => Some(*socket),
+        _ => None,
+    }
+}
+
 /// Makes the instance, and runs its upgrade if there is something to upgrade.
 async fn begin(
     code: &Code,
@@ -191,11 +198,12 @@ async fn run(
     let done = match message {
         Message::Request(request) => {
             let is_head = store.data().call.of_head;
+            let offered = offered(&request.headers);
             let upgrade = request.upgrade;
             let (request, socket) = (lower(request), upgrade.map(|socket| socket.0));
             let answer = events.call_handle(&mut *store, &request, socket).await?;
             let answer = answer.map_err(|reason| Wrong::Turn(TurnError::Failed(reason)))?;
-            return take_answer(answer, upgrade, is_head, &store.data().limits);
+            return take_answer(answer, upgrade, (is_head, &offered), &store.data().limits);
         }
         Message::Alarm { id, due_ms, attempt, payload } => {
             let due = events::Due { id, due_ms, attempt, payload: payload.into() };
@@ -222,7 +230,7 @@ fn lower(request: ObjectRequest) -> events::Request {
 fn take_answer(
     answer: events::Answer,
     upgrade: Option<SocketId>,
-    is_head: bool,
+    (is_head, offered): (bool, &[String]),
     limits: &Limits,
 ) -> Result<ObjectAnswer, Wrong> {
     let bad = |reason: String| Err(Wrong::Turn(TurnError::BadAnswer(reason)));
@@ -256,10 +264,20 @@ fn take_answer(
             if accept.attachment.len() > ATTACHMENT_MAX {
                 return bad(format!("an attachment has at most {ATTACHMENT_MAX} bytes"));
             }
+            if let Some(protocol) = accept.protocol.as_ref().filter(|protocol| !offered.contains(*protocol)) {
+                return bad(format!("the subprotocol {protocol:?}, which the client has not offered"));
+            }
             let attachment = accept.attachment.into();
             Ok(ObjectAnswer::Accept(Acceptance { tags: accept.tags, attachment, protocol: accept.protocol }))
         }
     }
+}
+
+/// The subprotocols that a client offers.
+fn offered(headers: &HeaderMap) -> Vec<String> {
+    let lists = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let names = lists.filter_map(|list| list.to_str().ok()).flat_map(|list| list.split(','));
+    names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
 fn announced(headers: &HeaderMap) -> Option<usize> {

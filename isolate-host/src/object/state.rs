@@ -306,8 +306,9 @@ impl State {
     }
 
     /// Begins a turn.
-    pub(super) fn begin(&mut self, upgrade: Option<SocketId>, due: Option<Bytes>) {
-        self.turn = TurnState { upgrade, due, ..TurnState::default() };
+    pub(super) fn begin(&mut self, upgrade: Option<SocketId>, due: Option<Bytes>, closed: Option<SocketId>) {
+        let closed = BTreeSet::from_iter(closed);
+        self.turn = TurnState { upgrade, due, closed, ..TurnState::default() };
         self.sync = Sync::None;
     }
 

@@ -37,10 +37,13 @@ pub trait ObjectWorld: World {
     /// How many messages wait for the object.
     fn queue_length(&self) -> u32;
 
-    /// The tags of a socket that is open.
+    /// Whether something may be sent on a socket.
+    fn is_open(&self, socket: SocketId) -> bool;
+
+    /// The tags of a socket that is open, or whose close the object has not heard of yet.
     fn tags(&self, socket: SocketId) -> Option<Vec<String>>;
 
-    /// What is kept beside a socket that is open.
+    /// What is kept beside it.
     fn attachment(&self, socket: SocketId) -> Option<Bytes>;
 
     /// The open sockets that have a tag; without one, all.

@@ -219,6 +219,10 @@ impl ObjectWorld for Surroundings {
         7
     }
 
+    fn is_open(&self, socket: SocketId) -> bool {
+        self.sockets.lock().unwrap().contains_key(&socket)
+    }
+
     fn tags(&self, socket: SocketId) -> Option<Vec<String>> {
         self.sockets.lock().unwrap().get(&socket).map(|(tags, _)| tags.clone())
     }
