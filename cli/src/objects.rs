@@ -177,6 +177,9 @@ fn render_object(object: &Value) -> String {
     out += &format!("state {}{place}\n  {}\n", field("state"), field("why"));
     out += &format!("stored {}, keys {}\n", bytes(&object["bytes"]), field("keys"));
     out += &format!("epoch {} seq {}\n", field("epoch"), field("seq"));
+    if object["sockets"] != 0 {
+        out += &format!("websockets {}\n", field("sockets"));
+    }
     for (what, name) in [("created", "created_ms"), ("written", "written_ms")] {
         // Zero: it lives, and has stored nothing yet.
         if object[name] != 0 {
@@ -231,7 +234,7 @@ mod tests {
         json!({
             "id": ID, "zone": "shop", "class": "Cart", "name": "ada\u{1b}", "bytes": 1536, "keys": 5, "epoch": 3,
             "seq": 12, "created_ms": 7999, "written_ms": 9000, "core": 2,
-            "state": "held", "why": "its first message came to this core",
+            "state": "held", "why": "its first message came to this core", "sockets": 2,
         })
     }
 
@@ -290,7 +293,7 @@ mod tests {
         let whole = format!(
             "object {ID}\nzone shop\nclass Cart\nname ada\\u{{1b}}\nstate held on core 2\n  \
              its first message came to this core\nstored 1.5 KiB, keys 5\nepoch 3 seq 12\n\
-             created 7 (unix)\nwritten 9 (unix)\n"
+             websockets 2\ncreated 7 (unix)\nwritten 9 (unix)\n"
         );
         assert_eq!(text, whole);
         let mut absent = object();

@@ -19,6 +19,7 @@ pub mod relay;
 mod rights;
 pub mod s2n;
 mod skip;
+pub mod sockets;
 pub mod steered;
 pub mod workers;
 

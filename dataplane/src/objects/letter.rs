@@ -74,7 +74,9 @@ impl Says {
     /// The socket whose message or end it is.
     pub(super) fn socket(&self) -> Option<SocketId> {
         match self {
-            Self::Text { socket, .. } | Self::Binary { socket, .. } | Self::Closed { socket, .. } => Some(*socket),
+            Self::Text { socket, .. } | Self::Binary { socket, .. } | Self::Closed { socket, .. } => {
+                Some(*socket)
+            }
             Self::Request(_) | Self::Alarm(_) => None,
         }
     }

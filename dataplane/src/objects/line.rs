@@ -173,7 +173,10 @@ mod tests {
         let node = Arc::<Waiting>::default();
         let line = Line::new(&node);
         let large = Out::Message(Message::binary(vec![0; BYTES_MAX]));
-        assert_eq!((line.put(large.clone()), next(&line), line.put(large)), (Ok(()), next_of_bytes(), Ok(())));
+        assert_eq!(
+            (line.put(large.clone()), next(&line), line.put(large)),
+            (Ok(()), next_of_bytes(), Ok(()))
+        );
         assert_eq!(line.put(text("one more")), Err(Cut));
         assert_eq!(node.0.load(Relaxed), 0);
     }

@@ -92,7 +92,12 @@ impl Sockets {
         Ok((socket, line))
     }
 
-    fn with<T>(&self, object: &ObjectKey, socket: SocketId, then: impl FnOnce(&mut Socket) -> T) -> Option<T> {
+    fn with<T>(
+        &self,
+        object: &ObjectKey,
+        socket: SocketId,
+        then: impl FnOnce(&mut Socket) -> T,
+    ) -> Option<T> {
         self.lock().get_mut(object)?.sockets.get_mut(&socket).map(then)
     }
 
@@ -432,7 +437,11 @@ mod tests {
         assert!(sockets.is_open(&object, socket), "the turns after it may send at once");
         assert_eq!(sockets.tagged(&object, Some("room")), [socket]);
         assert_eq!(sockets.tagged(&object, Some("hall")), []);
-        let done = vec![Done::Accepted(socket), Done::Command(send(socket, "hi")), Done::Command(shout("room", None))];
+        let done = vec![
+            Done::Accepted(socket),
+            Done::Command(send(socket, "hi")),
+            Done::Command(shout("room", None)),
+        ];
         assert_eq!(sockets.release(&object, done), 0);
         assert_eq!([next(&line), next(&line), next(&line)], [heard("hi"), heard("all"), None]);
         assert!(sockets.end(&object, socket), "its object hears of the end");

@@ -186,30 +186,18 @@ async fn converse(socket: &mut Socket, held: &Rc<Held>) -> End {
     loop {
         let silence = limits.idle_timeout.saturating_sub(heard.elapsed());
         let next = next(socket, held, &draining, &mut telling);
-        let sent = match berth_runtime::timeout(silence, next).await {
+        match berth_runtime::timeout(silence, next).await {
             Ok(Next::In(message)) => {
                 (heard, was_pinged) = (Instant::now(), false);
-                match message {
-                    Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
-                        telling = Some(Box::pin(Rc::clone(held).tell(says(held.socket, message))));
-                        continue;
-                    }
-                    Some(Ok(Message::Close(frame))) => {
-                        // The library has an answer ready.
-                        let _ = berth_runtime::timeout(limits.send_timeout, socket.flush()).await;
-                        return End::of(frame);
-                    }
-                    Some(Ok(_)) => socket.flush().await, // Pings are answered by the library.
-                    Some(Err(WebSocketError::Capacity(_))) => {
-                        numbers.limit_websocket_bytes.add(1);
-                        return held.close(socket, CloseCode::Size.into(), "").await;
-                    }
-                    Some(Err(_)) | None => return End::abnormal(),
+                match held.read(socket, message).await {
+                    Ok(says) => telling = says.map(|says| Box::pin(Rc::clone(held).tell(says)) as Telling),
+                    Err(end) => return end,
                 }
             }
             Ok(Next::Out(Out::Message(message))) => {
                 match berth_runtime::timeout(limits.send_timeout, socket.send(message)).await {
-                    Ok(sent) => sent,
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return End::abnormal(),
                     Err(_) => {
                         numbers.limit_send_timeout.add(1);
                         return End::abnormal();
@@ -218,11 +206,10 @@ async fn converse(socket: &mut Socket, held: &Rc<Held>) -> End {
             }
             Ok(Next::Out(Out::Close { code, reason })) => return held.close(socket, code, &reason).await,
             Ok(Next::Told(told)) => {
-                telling = None;
-                // A turn ends the silence of a client whose messages nobody read meanwhile.
-                heard = Instant::now();
+                // Nobody read meanwhile what the client said.
+                (heard, telling) = (Instant::now(), None);
                 match told {
-                    Told::Handled => continue,
+                    Told::Handled => {}
                     Told::Failed => return held.close(socket, FAILED, FAILED_REASON).await,
                     Told::Refused => return held.close(socket, TOO_SLOW, "the object is overloaded").await,
                 }
@@ -234,21 +221,17 @@ async fn converse(socket: &mut Socket, held: &Rc<Held>) -> End {
                 }
                 return held.close(socket, CloseCode::Away.into(), "").await;
             }
+            Err(_) if telling.is_some() => heard = Instant::now(),
             Err(_) if was_pinged => {
                 numbers.limit_idle_timeout.add(1);
                 return held.close(socket, CloseCode::Away.into(), "").await;
             }
-            Err(_) if telling.is_some() => {
-                heard = Instant::now();
-                continue;
-            }
             Err(_) => {
                 (heard, was_pinged) = (Instant::now(), true);
-                socket.send(Message::Ping(Bytes::new())).await
+                if socket.send(Message::Ping(Bytes::new())).await.is_err() {
+                    return End::abnormal();
+                }
             }
-        };
-        if sent.is_err() {
-            return End::abnormal();
         }
     }
 }
@@ -261,6 +244,32 @@ fn says(socket: SocketId, message: Message) -> Says {
 }
 
 impl Held {
+    /// What the object is to be told of something that was read; or how it ended the socket.
+    async fn read(
+        &self,
+        socket: &mut Socket,
+        message: Option<Result<Message, WebSocketError>>,
+    ) -> Result<Option<Says>, End> {
+        let objects = &self.workers.objects;
+        match message {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                Ok(Some(says(self.socket, message)))
+            }
+            Some(Ok(Message::Close(frame))) => {
+                // The library has an answer ready.
+                let _ = berth_runtime::timeout(objects.limits.send_timeout, socket.flush()).await;
+                Err(End::of(frame))
+            }
+            // Pings are answered by the library.
+            Some(Ok(_)) => socket.flush().await.map(|()| None).map_err(|_| End::abnormal()),
+            Some(Err(WebSocketError::Capacity(_))) => {
+                objects.numbers.limit_websocket_bytes.add(1);
+                Err(self.close(socket, CloseCode::Size.into(), "").await)
+            }
+            Some(Err(_)) | None => Err(End::abnormal()),
+        }
+    }
+
     /// Closes the socket, and tells how its object hears it.
     async fn close(&self, socket: &mut Socket, code: u16, reason: &str) -> End {
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
@@ -306,7 +315,8 @@ impl Drop for Held {
             return node.sockets.forget(&object, socket);
         }
         let End { code, reason } = self.end.replace(End::abnormal());
-        let (workers, zone, class) = (Rc::clone(&self.workers), Arc::clone(&self.zone), Arc::clone(&self.class));
+        let (workers, zone, class) =
+            (Rc::clone(&self.workers), Arc::clone(&self.zone), Arc::clone(&self.class));
         let (name, client) = (self.name.clone(), self.client);
         // The core waits for it as for a connection.
         let listening = self.drain.listen();

@@ -33,6 +33,8 @@ pub(crate) struct Shown {
     object: Told,
     state: &'static str,
     why: String,
+    /// WebSockets that are open or about to be.
+    sockets: usize,
 }
 
 /// Which objects are wanted.
@@ -90,7 +92,8 @@ impl Objects {
         let why = why.unwrap_or_else(|| {
             "no instance lives: its next message starts one on the core where it arrives".to_owned()
         });
-        Ok(Some(Shown { object: told, state, why }))
+        let sockets = self.sockets.count(&object);
+        Ok(Some(Shown { object: told, state, why, sockets }))
     }
 
     /// The key of the object with this id: one that has stored something, or lives.

@@ -11,8 +11,8 @@ use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use berth_isolate_host::object::{
-    self, Acceptance, Effect, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId, Space, Turn,
-    TurnError,
+    self, Acceptance, Effect, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId,
+    Space, Turn, TurnError,
 };
 use berth_isolate_host::{Asked, Later, Outbound, Stream, WayOut, World};
 use berth_protocol::object::{Epoch, ObjectKey};
@@ -20,9 +20,9 @@ use berth_protocol::ownership::{Event, TurnEnd};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
+use super::Objects;
 use super::alarms::ATTEMPTS_MAX;
 use super::letter::{Letter, Message, Says};
-use super::Objects;
 use super::live::{CoreObjects, Resident};
 use super::sockets::{Done, Place};
 use crate::http::body::Body;
@@ -133,16 +133,7 @@ async fn end(
     let (instance, outcome) = match ended.result {
         Ok(both) => both,
         Err(error) => {
-            objects.numbers.object_faults.add(1);
-            sockets.take_back(&object);
-            // First the reply: it says nothing that could be taken back.
-            objects.reply(letter, letter.says.failed(turn_problem(&error)));
-            tell_error(workers, resident, letter, &error);
-            if let Some(id) = given_up(letter).filter(|_| turn_problem(&error) != Problem::Overload) {
-                tracing::warn!(?object, id = &*String::from_utf8_lossy(&id), "object.alarm: given up");
-                objects.numbers.object_alarms_given_up.add(1);
-                let _ = resident.shelf.commit(vec![Effect::Delete { space: Space::Alarm, key: id }]).await;
-            }
+            fail(workers, object, resident, letter, &error).await;
             return objects.handle(object, Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         }
     };
@@ -189,6 +180,27 @@ async fn end(
             }
             objects.handle(object, Event::CommitFailed { epoch });
         }
+    }
+}
+
+/// After a guest that failed: what it did is taken back, and whoever waits hears of it.
+async fn fail(
+    workers: &Rc<CoreWorkers>,
+    object: ObjectKey,
+    resident: &Resident,
+    letter: &Letter,
+    error: &TurnError,
+) {
+    let objects = &workers.objects;
+    objects.numbers.object_faults.add(1);
+    objects.node.sockets.take_back(&object);
+    // First the reply: it says nothing that could be taken back.
+    objects.reply(letter, letter.says.failed(turn_problem(error)));
+    tell_error(workers, resident, letter, error);
+    if let Some(id) = given_up(letter).filter(|_| turn_problem(error) != Problem::Overload) {
+        tracing::warn!(?object, id = &*String::from_utf8_lossy(&id), "object.alarm: given up");
+        objects.numbers.object_alarms_given_up.add(1);
+        let _ = resident.shelf.commit(vec![Effect::Delete { space: Space::Alarm, key: id }]).await;
     }
 }
 

@@ -32,14 +32,20 @@ impl Guest for Object {
         TURNS.fetch_add(1, Relaxed);
         let after_host = request.url.splitn(4, '/').nth(3).unwrap_or("");
         let parts: Vec<&str> = after_host.split('/').collect();
-        match parts[..] {
+        let parts = match parts[..] {
+            // By a route of its class.
+            ["probe", _, _, ..] => &parts[2..],
+            _ => &parts[..],
+        };
+        match *parts {
             ["accept", tag] => return sending::accept(upgrade, tag),
+            ["accept-as", protocol] => return Ok(sending::accept_as(protocol)),
             ["accept-odd", tags, bytes] => return Ok(sending::accept_odd(tags, bytes)),
             _ => {}
         }
-        let (status, body) = run(&parts, &request)?;
+        let (status, body) = run(parts, &request)?;
         let mut headers = vec![("content-type".to_owned(), b"text/plain".to_vec())];
-        if let ["field", name, value] = parts[..] {
+        if let ["field", name, value] = *parts {
             headers.push((name.to_owned(), value.as_bytes().to_vec()));
         }
         Ok(Answer::Response(Response { status, headers, body: body.into_bytes() }))

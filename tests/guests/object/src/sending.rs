@@ -6,7 +6,7 @@ use wasip2::http::types::{Fields, Method, OutgoingBody, OutgoingRequest, Scheme}
 use crate::world::berth::object::outgoing::{self, Error as OutgoingError};
 use crate::world::berth::object::sockets::{self, Error};
 use crate::world::berth::object::storage;
-use crate::world::berth::object::types::Request;
+use crate::world::berth::object::types::{Accept, Request};
 use crate::world::exports::berth::object::events::{Answer, Data};
 use crate::{Text, accepted, ok};
 
@@ -122,6 +122,12 @@ pub(crate) fn accept(upgrade: Option<u64>, tag: &str) -> Result<Answer, String> 
         sockets::send(socket, &welcome).map_err(|error| name(error).to_owned())?;
     }
     Ok(accepted(vec![tag.to_owned()], b"new"))
+}
+
+/// With a subprotocol.
+pub(crate) fn accept_as(protocol: &str) -> Answer {
+    let protocol = Some(protocol.to_owned());
+    Answer::Accept(Accept { tags: Vec::new(), attachment: Vec::new(), protocol })
 }
 
 /// So many tags, and an attachment of so many bytes.

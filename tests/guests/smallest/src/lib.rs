@@ -11,8 +11,9 @@ wasip2::http::proxy::export!(Smallest);
 
 impl Guest for Smallest {
     fn handle(_request: IncomingRequest, out: ResponseOutparam) {
-        let headers = [("content-type", "text/plain".to_owned()), ("content-length", ANSWER.len().to_string())]
-            .map(|(name, value)| (name.to_owned(), value.into_bytes()));
+        let headers =
+            [("content-type", "text/plain".to_owned()), ("content-length", ANSWER.len().to_string())]
+                .map(|(name, value)| (name.to_owned(), value.into_bytes()));
         let headers = Fields::from_list(&headers).expect("both are valid");
         let response = OutgoingResponse::new(headers);
         let body = response.body().expect("nobody took it");
