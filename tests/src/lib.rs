@@ -8,6 +8,7 @@
 pub mod aioquic;
 pub mod attack;
 pub mod bombs;
+pub mod chromium;
 pub mod clients;
 mod cpu;
 pub mod history;
@@ -21,6 +22,7 @@ pub mod s2n;
 mod skip;
 pub mod sockets;
 pub mod steered;
+pub mod told;
 pub mod workers;
 
 pub use cpu::pin_to;

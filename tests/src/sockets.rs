@@ -1,37 +1,23 @@
 //! WebSocket clients for the stories: Python's `websockets`, told line by line what to do.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-
 use serde_json::{Value, json};
 
-use crate::clients::python;
+use crate::told::Told;
 
 /// The client's program.
 const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/sockets.py");
 
 /// Some clients, each with a name.
-pub struct Sockets {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
+pub struct Sockets(Told);
 
 impl Sockets {
     /// None yet.
     pub fn start() -> Self {
-        let mut command = Command::new(python());
-        command.arg(CLIENT).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python starts");
-        let (to, from) = (child.stdin.take().expect("a pipe"), child.stdout.take().expect("a pipe"));
-        Self { child, to, from: BufReader::new(from) }
+        Self(Told::start(CLIENT, &[]))
     }
 
     fn tell(&mut self, what: &Value) -> Value {
-        writeln!(self.to, "{what}").expect("the clients listen");
-        let mut line = String::new();
-        self.from.read_line(&mut line).expect("the clients answer");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{what}: {line:?}: {error}"))
+        self.0.tell(what)
     }
 
     /// Opens a socket, and gives the subprotocol.
@@ -97,12 +83,5 @@ impl Sockets {
     /// Whether nobody has closed it.
     pub fn is_open(&mut self, name: &str) -> bool {
         self.tell(&json!({"do": "is_open", "as": name})) == json!({"ok": true})
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -16,7 +16,8 @@ use crate::workspace::Workspace;
 /// Where they are built, below the folder of build output.
 pub(crate) const FOLDER: &str = "examples";
 /// Those in Rust, by their folders below `examples`.
-pub(crate) const RUST: [&str; 5] = ["counter", "hello", "html-rewriter", "two-zones/stock", "two-zones/shop"];
+pub(crate) const RUST: [&str; 6] =
+    ["chat", "counter", "hello", "html-rewriter", "two-zones/stock", "two-zones/shop"];
 /// The one in JavaScript.
 pub(crate) const JAVASCRIPT: &str = "json-api";
 

@@ -6,6 +6,7 @@
 
 use std::process::Command;
 
+use berth_tests::chromium::FLAGS;
 use berth_tests::clients::{Outcome, run};
 use berth_tests::node::{Driver, Node, Plan, route};
 use berth_tests::on_both_drivers;
@@ -55,9 +56,8 @@ pub(crate) fn served(path: &str, kind: &str, body: &str) -> String {
 pub(crate) fn visit(node: &Node, flags: &[&str], url: &str) -> Outcome {
     let profile = format!("--user-data-dir={}", node.folder().join("profile").display());
     run(Command::new("chromium")
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"])
-        .args(["--disable-background-networking", "--disable-component-update"])
-        .args(["--disable-dev-shm-usage", "--no-proxy-server", &profile])
+        .args(FLAGS)
+        .arg(profile)
         .args(flags)
         .args(["--timeout=100000", "--dump-dom", url])
         .env("HOME", node.folder()))
