@@ -2,8 +2,9 @@
 //!
 //! Builds `berth` in release mode, starts `berth dev` on an empty state folder, deploys the examples to it, and shows how
 //! to talk to it until Ctrl-C. With `--smoke` it makes the same requests itself, checks the answers,
-//! stops the node and exits 0 or 1. As root it also shows packets being steered, in network namespaces.
+//! stops the node and exits 0 or 1; with `--kill` it kills its node in the middle of writes and looks what the next one has. As root it also shows packets being steered, in network namespaces.
 
+mod kill;
 mod node;
 mod smoke;
 mod steering;
@@ -28,13 +29,13 @@ pub(crate) struct Arguments {
     /// Make the requests, check the answers, and stop
     #[arg(long)]
     smoke: bool,
+    /// Kill the node with SIGKILL while clients write, start it again, show that nothing was lost, and stop
+    #[arg(long)]
+    kill: bool,
 }
 
 /// How often we look whether somebody pressed Ctrl-C or the node ended. Short enough not to be felt.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// What a demo of the whole product would also show, and why this one does not.
-const LEFT_OUT: &[&str] = &["objects: they are not built yet"];
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Failure> {
     // Caught from the start, so that the node never outlives us, not even while it comes up.
@@ -46,6 +47,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<(), Fa
     let mut node = Node::start(workspace)?;
     node.wait_until_ready(&stop)?;
     let workers = Workers::deploy(workspace, &node, javascript)?;
+    if arguments.kill || arguments.smoke {
+        kill::run(workspace, &mut node, &stop)?;
+    }
+    if arguments.kill && !arguments.smoke {
+        return node.stop();
+    }
     if arguments.smoke {
         let asked = if http3.is_ok() { Http3::Asked } else { Http3::LeftOut };
         smoke::run(workspace, &mut node, &workers, asked)?;
@@ -88,18 +95,21 @@ fn introduce(node: &Node, workers: &Workers, steered: &Shown) {
         workers.lines(node)
     );
     left_out(workers, steered);
+    println!(
+        "`cargo xtask demo --kill` kills such a node while clients write, and shows what the next one has."
+    );
     println!("Ctrl-C stops it.");
 }
 
 fn left_out(workers: &Workers, steered: &Shown) {
+    if workers.left_out().is_empty() && !matches!(steered, Shown::No(_)) {
+        return;
+    }
     println!("Left out of this demo:");
     if let Shown::No(why) = steered {
         println!("  XDP and reuseport steering in network namespaces: {why}");
     }
     for what in workers.left_out() {
-        println!("  {what}");
-    }
-    for what in LEFT_OUT {
         println!("  {what}");
     }
 }

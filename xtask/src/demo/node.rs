@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -33,20 +34,27 @@ pub(super) struct Node {
 impl Node {
     /// Starts `berth dev` from the release build, on an empty state folder.
     pub(super) fn start(workspace: &Workspace) -> Result<Self, Failure> {
-        let state = workspace.target("demo-state");
+        let state = state(workspace);
         match fs::remove_dir_all(&state) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Failure::new(format!("cannot empty {}: {error}", state.display()))),
         }
         let [plain, tls, admin] = addresses()?;
-        let mut berth = Command::new(workspace.target("release/berth"));
-        berth.arg("dev").arg("--state").arg(&state);
-        for (flag, address) in [("--listen", plain), ("--tls-listen", tls), ("--admin", admin)] {
-            berth.arg(flag).arg(address.to_string());
-        }
-        let process = berth.spawn().map_err(|error| Failure::new(format!("cannot start berth: {error}")))?;
+        let process = spawn(workspace, [plain, tls, admin])?;
         Ok(Self { process, plain, tls, admin })
+    }
+
+    /// Kills the node where it stands.
+    pub(super) fn kill(&mut self) -> Result<(), Failure> {
+        let killed = self.process.kill().and_then(|()| self.process.wait());
+        killed.map(drop).map_err(|error| Failure::new(format!("cannot kill berth: {error}")))
+    }
+
+    /// Starts another on what the last one has left, at the same addresses.
+    pub(super) fn start_again(&mut self, workspace: &Workspace) -> Result<(), Failure> {
+        self.process = spawn(workspace, [self.plain, self.tls, self.admin])?;
+        Ok(())
     }
 
     /// Waits until the node says that it is ready, it ends, the time is up, or somebody stops us.
@@ -97,6 +105,19 @@ impl Node {
         let script = format!("kill -TERM {}", self.process.id());
         shell::succeeds("sh", ["-c", &script]);
     }
+}
+
+fn state(workspace: &Workspace) -> PathBuf {
+    workspace.target("demo-state")
+}
+
+fn spawn(workspace: &Workspace, [plain, tls, admin]: [SocketAddr; 3]) -> Result<Child, Failure> {
+    let mut berth = Command::new(workspace.target("release/berth"));
+    berth.arg("dev").arg("--state").arg(state(workspace));
+    for (flag, address) in [("--listen", plain), ("--tls-listen", tls), ("--admin", admin)] {
+        berth.arg(flag).arg(address.to_string());
+    }
+    berth.spawn().map_err(|error| Failure::new(format!("cannot start berth: {error}")))
 }
 
 impl Drop for Node {

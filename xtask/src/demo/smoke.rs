@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::debian::{self, CURL};
+use crate::demo::kill::COUNTER;
 use crate::demo::node::Node;
-use crate::demo::workers::{FIGURES, HELLO, PAGES, SHOP, Workers};
+use crate::demo::workers::{CHAT, FIGURES, HELLO, PAGES, SHOP, Workers};
 use crate::python;
 use crate::shell::{self, Failure};
 use crate::workspace::Workspace;
@@ -78,6 +79,9 @@ const WORKER_PROBES: &[Probe] = &[
     Probe { title: "worker, stream", host: HELLO, listener: Listener::Plain, path: "/count", options: H2C, version: "2", body: Body::Is("3\n2\n1\n") },
     Probe { title: "worker, rewritten", host: PAGES, listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("<footer>Rewritten on the way.</footer></body>") },
     Probe { title: "worker, two zones", host: SHOP, listener: Listener::Plain, path: "/", options: &["--http1.1"], version: "1.1", body: Body::Contains("apples: 12 for 45 cents each") },
+    Probe { title: "object", host: COUNTER, listener: Listener::Plain, path: "/counter/smoke", options: &["--http1.1", "-X", "POST"], version: "1.1", body: Body::Is("1") },
+    Probe { title: "object, HTTP/2", host: COUNTER, listener: Listener::Tls, path: "/counter/smoke", options: TLS_H2, version: "2", body: Body::Is("1") },
+    Probe { title: "object, a page", host: CHAT, listener: Listener::Plain, path: "/lobby/", options: &["--http1.1"], version: "1.1", body: Body::Contains("<script src=\"page.js\"") },
     Probe { title: "worker, JavaScript", host: FIGURES, listener: Listener::Plain, path: "/figures", options: &["--http1.1", "--data", "[3, 4, 5]"], version: "1.1", body: Body::Contains("\"mean\":4") },
 ];
 

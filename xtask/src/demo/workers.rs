@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::debian;
+use crate::demo::kill::COUNTER;
 use crate::demo::node::{self, Node};
 use crate::examples::{self, JavaScript};
 use crate::python;
@@ -28,12 +29,16 @@ pub(super) const PAGES: &str = "html-rewriter.localhost";
 pub(super) const SHOP: &str = "shop.localhost";
 pub(super) const FIGURES: &str = "json-api.localhost";
 
+pub(super) const CHAT: &str = "chat.localhost";
+
 /// Title, what curl is given before the URL, host and path.
 const LINES: &[(&str, &str, &str, &str)] = &[
     ("a worker", "", HELLO, "/"),
     ("a body as it grows", "--no-buffer ", HELLO, "/count"),
     ("pages rewritten", "", PAGES, "/"),
     ("two zones", "", SHOP, "/"),
+    ("an object", "-X POST ", COUNTER, "/counter/visits"),
+    ("a chat room, browse", "", CHAT, "/lobby/"),
     ("JavaScript", "--data '[3, 4, 5]' ", FIGURES, "/figures"),
 ];
 
