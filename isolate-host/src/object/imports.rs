@@ -5,12 +5,12 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use berth_protocol::record::{Effect, Space};
+use berth_protocol::record::{Effect, Space, alarm_due_ms};
 use bytes::Bytes;
 
-use super::message::{SocketCommand, SocketData, SocketId};
+use super::message::{SocketCommand, SocketData, SocketId, TurnError};
 use super::state::{Object, Sync};
-use super::storage::{KeyRange, Order, PageMost};
+use super::storage::{CommitError, KeyRange, Order, PageMost};
 use crate::guest::Guest;
 use crate::object_bindings::berth::object::{alarms, identity, sockets, storage, types};
 
@@ -171,6 +171,18 @@ impl Object {
         }
     }
 
+    /// Whether an alarm is still set for this time. If a turn set it anew or cleared it while it was on its way, it does not
+    /// ring, and this turn clears nothing.
+    pub(super) async fn is_still_due(&self, id: &str, due_ms: u64) -> Result<bool, TurnError> {
+        let read = self.lock().storage.get(Space::Alarm, id.as_bytes());
+        let set = read.wait().await.map_err(|error| CommitError(error.to_string()))?;
+        let is_due = set.as_deref().and_then(alarm_due_ms) == Some(due_ms);
+        if !is_due {
+            self.lock().turn.due = None;
+        }
+        Ok(is_due)
+    }
+
     async fn set_alarm(&self, alarm: alarms::Alarm) -> Result<(), alarms::Error> {
         check_alarm_id(&alarm.id)?;
         if alarm.payload.len() > ALARM_PAYLOAD_MAX {
@@ -200,7 +212,7 @@ fn check_alarm_id(id: &str) -> Result<(), alarms::Error> {
 
 /// An alarm as its guest sees it. Its key was made of text, and its value has a time in front.
 fn read_alarm((id, value): &(Bytes, Bytes)) -> Option<alarms::Alarm> {
-    let at_ms = berth_protocol::record::alarm_due_ms(value)?;
+    let at_ms = alarm_due_ms(value)?;
     let payload = value.get(berth_protocol::record::ALARM_DUE_LEN..)?.to_vec();
     Some(alarms::Alarm { id: String::from_utf8_lossy(id).into_owned(), at_ms, payload })
 }

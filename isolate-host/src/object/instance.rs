@@ -94,7 +94,13 @@ impl ObjectInstance {
         // Between turns, others may have moved the epoch on.
         self.store.set_epoch_deadline(1);
         let running = self.clock.run();
+        let own = Arc::clone(&object);
         let guest = async move {
+            if let Message::Alarm { id, due_ms, .. } = &message
+                && !own.is_still_due(id, *due_ms).await?
+            {
+                return Ok((self.rest(), ObjectAnswer::None));
+            }
             let answer = run(&self.bindings, &mut self.store, message).await;
             match answer {
                 Ok(answer) => Ok((self.rest(), answer)),

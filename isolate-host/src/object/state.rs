@@ -50,7 +50,7 @@ pub(crate) struct Object {
 
 /// What changes.
 pub(super) struct State {
-    storage: Box<dyn ObjectStorage>,
+    pub(super) storage: Box<dyn ObjectStorage>,
     cache: Cache,
     data: Overlay,
     pub(super) alarms: Overlay,

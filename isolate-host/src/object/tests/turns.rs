@@ -295,6 +295,18 @@ fn an_alarm_is_over_when_its_turn_has_ended_well_and_not_before() {
 }
 
 #[test]
+fn an_alarm_that_was_set_anew_while_it_was_on_its_way_does_not_ring_and_keeps_its_new_time() {
+    let place = place();
+    place.ask_anew("/alarm/moved/5000");
+    for (id, left) in [("moved", "moved@5000:moved"), ("cleared", "moved@5000:moved")] {
+        let (instance, outcome) = place.run(place.start(), alarm(id)).unwrap();
+        assert_eq!((outcome.answer, outcome.effects), (ObjectAnswer::None, Vec::new()), "{id}");
+        assert_eq!(place.ask(instance, "/alarms").1, left);
+    }
+    assert_eq!(place.store.value("rang"), None);
+}
+
+#[test]
 fn data_of_another_schema_is_upgraded_before_anything_else() {
     let mut place = place();
     place.stored_schema = Some(2);
