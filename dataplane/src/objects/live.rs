@@ -22,7 +22,7 @@ use super::letter::{self, Letter, Message, Says};
 use super::orders::{self, MOVE_WITHIN, Order, Wish};
 use super::sockets::{Done, Releases};
 use super::storage::Shelf;
-use super::turn::Running;
+use super::turn::{Logs, Running};
 use super::{Objects, Traveller, lock};
 use crate::config;
 use crate::drain::Drain;
@@ -74,6 +74,8 @@ pub(super) struct Resident {
     pub(super) queue: Arc<AtomicU32>,
     /// The order in which its turns let out what they send.
     pub(super) releases: Arc<Releases>,
+    /// To what the lines belong that it logs.
+    pub(super) logs: Arc<Logs>,
 }
 
 /// Why an object lives where it does.

@@ -81,7 +81,7 @@ async fn make(
         shelf.with_first(Effect::Put { space: Space::Meta, key: NAME_KEY.into(), value });
     }
     let queue = Arc::default();
-    let home = ObjectHome::new(workers, &zone, &class, letter, &queue);
+    let (home, logs) = ObjectHome::new(workers, &zone, &class, letter, &queue);
     let setup = Setup {
         limits: Arc::clone(&class.code.limits),
         storage_bytes: class.storage,
@@ -108,7 +108,11 @@ async fn make(
     }
     objects.release(&object, outcome.sends.into_iter().map(Done::Command).collect());
     let releases = Arc::default();
-    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases }))
+    Ok((
+        found.epoch,
+        instance,
+        Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases, logs },
+    ))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

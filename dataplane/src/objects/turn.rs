@@ -5,8 +5,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
@@ -83,6 +83,7 @@ impl CoreObjects {
         let place = Rc::new(resident.releases.enter());
         let outside =
             Outside::new(&workers, &resident.zone, &resident.class, &letter, Some(Rc::clone(&place)));
+        resident.logs.now(&outside.way.context);
         let turn = instance.begin(letter.says.message(), outside);
         self.numbers.object_turns.add(1);
         let running = Running::new(turn);
@@ -301,9 +302,23 @@ impl object::Outside for Outside {
     }
 }
 
+/// To what the lines belong that an instance logs: the turn that runs.
+pub(super) struct Logs(Mutex<Arc<Context>>);
+
+impl Logs {
+    fn now(&self, context: &Arc<Context>) {
+        Arc::clone_from(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), context);
+    }
+
+    fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The world of an instance as long as it lives.
 pub(super) struct ObjectHome {
     context: Arc<Context>,
+    logs: Arc<Logs>,
     queue: Arc<AtomicU32>,
     node: Arc<Objects>,
     object: ObjectKey,
@@ -316,10 +331,13 @@ impl ObjectHome {
         class: &Arc<Class>,
         letter: &Letter,
         queue: &Arc<AtomicU32>,
-    ) -> Self {
+    ) -> (Self, Arc<Logs>) {
         let context = context_of(workers, zone, class, letter);
+        let logs = Arc::new(Logs(Mutex::new(Arc::clone(&context))));
         let node = Arc::clone(&workers.objects.node);
-        Self { context, queue: Arc::clone(queue), node, object: letter.object }
+        let home =
+            Self { context, logs: Arc::clone(&logs), queue: Arc::clone(queue), node, object: letter.object };
+        (home, logs)
     }
 }
 
@@ -329,11 +347,11 @@ impl World for ObjectHome {
     }
 
     fn log(&self, stream: Stream, line: &[u8]) {
-        self.context.log(stream, line);
+        self.logs.context().log(stream, line);
     }
 
     fn log_is_cut(&self) {
-        self.context.log_is_cut();
+        self.logs.context().log_is_cut();
     }
 
     fn variables(&self) -> &[(String, String)] {

@@ -19,7 +19,8 @@ use crate::common;
 on_both_drivers!(["curl"]; an_object_answers_with_what_it_stored, one_owner_counts_for_clients_of_all_cores,
     what_was_acknowledged_survives_a_kill, an_object_that_nobody_asks_is_given_up_and_comes_back);
 on_both_drivers!(["curl"]; an_object_sees_how_many_wait_for_it, a_new_version_of_a_class_takes_over_between_two_turns, a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
-    an_object_moves_while_clients_count_and_none_fails, an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same);
+    an_object_moves_while_clients_count_and_none_fails, an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same,
+    what_an_object_logs_belongs_to_the_request_that_it_handles);
 once!([]; what_a_class_must_have_is_said_when_it_is_deployed);
 
 /// Clients at a time: more than one for each core, whatever the machine.
@@ -343,6 +344,17 @@ fn an_alarm_that_fails_is_tried_again_and_told_how_often(driver: Driver) {
     assert!(node.number("object_faults") >= 3);
     assert_eq!(node.number("object_alarms"), 0);
     assert_eq!(ask_probe(&node, "ada", "unalarm/sync-trap"), "cleared");
+    node.finish();
+}
+
+fn what_an_object_logs_belongs_to_the_request_that_it_handles(driver: Driver) {
+    let node = probe(driver);
+    for _ in 0..2 {
+        ask_probe(&node, "ada", "print/10");
+    }
+    let lines = node.log_lines("guest.line", 2);
+    assert_eq!(node.number("objects_started"), 1);
+    assert!(lines[0]["request"].is_string() && lines[0]["request"] != lines[1]["request"], "{lines:?}");
     node.finish();
 }
 
