@@ -74,6 +74,8 @@ pub(crate) struct Class {
     pub(crate) code: Code,
     /// Of what its objects store.
     pub(crate) version: u32,
+    /// How long answers are kept under the keys of their requests, as it is written.
+    pub(crate) idempotency: Option<String>,
 }
 
 /// Whose a component is. A worker and a class may have the same name. Shown as the file says it.
@@ -228,7 +230,11 @@ impl Project {
             match owner {
                 Owner::Worker(name) => drop(workers.insert(name, document)),
                 Owner::Class(name) => {
-                    document["version"] = json!(self.objects.get(&name).map(|class| class.version));
+                    let class = self.objects.get(&name);
+                    document["version"] = json!(class.map(|class| class.version));
+                    if let Some(window) = class.and_then(|class| class.idempotency.as_ref()) {
+                        document["idempotency"] = json!(window);
+                    }
                     objects.insert(name, document);
                 }
             }
@@ -262,7 +268,7 @@ fn worker(section: &Section<'_>) -> Code {
 
 fn class(section: &Section<'_>) -> Class {
     let [component, routes, env, secrets, limits] = CODE_KEYS;
-    section.only(&[component, routes, "version", env, secrets, limits, "hosts", "home"]);
+    section.only(&[component, routes, "version", "idempotency", env, secrets, limits, "hosts", "home"]);
     for later in ["hosts", "home"] {
         section.refuse(later, LATER);
     }
@@ -274,7 +280,7 @@ fn class(section: &Section<'_>) -> Class {
             section.mistake_at("routes", &mistake);
         }
     }
-    Class { code, version: section.number("version").unwrap_or(1) }
+    Class { code, version: section.number("version").unwrap_or(1), idempotency: section.text("idempotency") }
 }
 
 /// What workers and classes have in common.
@@ -375,6 +381,7 @@ limits = { memory = "64MiB", outgoing = 5 }
 component = "counter.wasm"
 routes = ["/counter/:name", "/counter/:name/*"]
 version = 3
+idempotency = "1h"
 secrets = ["TOKEN"]
 limits = { storage = "1MiB" }
 
@@ -405,7 +412,7 @@ watch = ["src", "Makefile"]
                 "secrets": {"TOKEN": "s3cret"}, "limits": {"memory": "64MiB", "outgoing": 5},
             }},
             "objects": {"Counter": {
-                "script": "def", "routes": ["/counter/:name", "/counter/:name/*"], "version": 3, "env": {},
+                "script": "def", "routes": ["/counter/:name", "/counter/:name/*"], "version": 3, "env": {}, "idempotency": "1h",
                 "secrets": {"TOKEN": "s3cret"}, "limits": {"storage": "1MiB"},
             }},
         });
@@ -457,8 +464,8 @@ watch = ["src", "Makefile"]
              \"target/wasm32-wasip2/release/counter.wasm\"",
             "line 9: objects.With-2.routes is missing; write routes = [\"/counter/:name\"]",
             "line 10: objects.With-2.version is a number; it must be a whole number",
-            "line 11: objects.With-2.watch is not known here; known are component, routes, version, env, secrets, \
-             limits, hosts, home",
+            "line 11: objects.With-2.watch is not known here; known are component, routes, version, idempotency, \
+             env, secrets, limits, hosts, home",
             "line 15: objects.C.version must be from 0 to 4294967295",
             "line 17: objects.C.secrets names K, which is in env as well: a secret is not there",
         ];

@@ -205,6 +205,15 @@ stats! {
         /// Calls to objects refused with 508, because their callee waits for their caller or they are too deep, or with 503,
         /// because too many wait.
         Counter object_circles;
+        /// Requests to objects that repeated an idempotency key and got the first answer.
+        Counter object_repeats;
+        /// Requests to objects with an idempotency key that another request had (422), or whose first answer was too large to
+        /// be kept (409).
+        Counter object_repeats_refused;
+        /// Answers of objects that were forgotten before their time because as many are kept as may be.
+        Counter limit_object_answers;
+        /// Answers of objects that were too large to be kept under their idempotency key: of these only the fact is.
+        Counter limit_object_answer_bytes;
         /// Messages for objects answered with 503 because as many waited as may, or they were passed on too often.
         Counter limit_object_messages;
     }

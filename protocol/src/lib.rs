@@ -8,6 +8,7 @@
 
 pub mod addresses;
 mod envelope;
+pub mod kept;
 pub mod link;
 pub mod object;
 pub mod ownership;

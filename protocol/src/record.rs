@@ -55,7 +55,8 @@ pub enum Space {
     User,
     /// What the node keeps of the object: names of zone, class and object, version of its schema.
     Meta,
-    /// Answers that are kept for a while under the key of the request, so that a repeated request is not done twice.
+    /// Answers that are kept for a while under the key of the request, so that a repeated request is not done twice: see
+    /// [`crate::kept`].
     Reply,
     /// Alarms: id of the alarm to due time (eight bytes, big-endian, milliseconds of Unix time) and payload.
     Alarm,

@@ -148,6 +148,12 @@ pub enum Problem {
     TimeLimit,
     /// The request came back to where it had been.
     Loop,
+    /// The request has an idempotency key that is none, or two.
+    IdempotencyKey,
+    /// Another request had this idempotency key.
+    IdempotencyKeyReused,
+    /// The request was done before, and its answer was too large to be kept.
+    AnswerNotKept,
 }
 
 impl Problem {
@@ -191,6 +197,19 @@ impl Problem {
             Problem::Gateway => (StatusCode::BAD_GATEWAY, "origin", "The origin did not answer"),
             Problem::TimeLimit => (StatusCode::GATEWAY_TIMEOUT, "time-limit", "The handler took too long"),
             Problem::Loop => (StatusCode::LOOP_DETECTED, "loop", "The request went in a circle"),
+            Problem::IdempotencyKey => (
+                StatusCode::BAD_REQUEST,
+                "idempotency-key",
+                "An idempotency-key is one field with 1 to 255 visible ASCII characters",
+            ),
+            Problem::IdempotencyKeyReused => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "Another request had this idempotency-key",
+            ),
+            Problem::AnswerNotKept => {
+                (StatusCode::CONFLICT, "answer-not-kept", "Done before; the answer was too large to be kept")
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::letter::{Letter, Says};
+use super::repeat;
 use crate::hops::HopFailed;
 use crate::http::body::{BodyError, Collect, collect};
 use crate::http::message::{Problem, Reply, Request, Security, UpgradeWish};
@@ -96,6 +97,9 @@ impl CoreWorkers {
         mut request: ObjectRequest,
         from: From<'_>,
     ) -> Reply {
+        if let Err(problem) = repeat::key_of(&request.headers) {
+            return Reply::problem(problem);
+        }
         let Some(object) = self.objects.key(zone, class, name) else {
             return Reply::problem(Problem::Overload);
         };

@@ -20,6 +20,7 @@ mod letter;
 mod line;
 mod live;
 mod orders;
+mod repeat;
 mod sockets;
 mod start;
 mod storage;
@@ -43,6 +44,7 @@ use tokio::sync::{Notify, mpsc};
 
 pub(crate) use live::CoreObjects;
 pub(crate) use orders::NotDone;
+pub(crate) use repeat::{WINDOW_DEFAULT, WINDOW_MOST};
 pub(crate) use told::Wanted;
 
 use berths::Berths;

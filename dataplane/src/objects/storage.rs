@@ -116,7 +116,8 @@ impl Shelf {
         lock(&self.next).first.push(effect);
     }
 
-    fn read<T: Send + 'static>(
+    /// Reads on a thread that may wait.
+    pub(super) fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store, ObjectKey) -> Result<T, ReadError> + Send + 'static,
     ) -> Read<T> {

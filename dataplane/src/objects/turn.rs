@@ -11,8 +11,8 @@ use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use berth_isolate_host::object::{
-    self, Acceptance, Effect, Ended, ObjectAnswer, ObjectStorage as _, ObjectWorld, SocketCommand, SocketId,
-    Space, Turn, TurnError,
+    self, Acceptance, Effect, Ended, ObjectAnswer, ObjectInstance, ObjectStorage as _, ObjectWorld, Outcome,
+    SocketCommand, SocketId, Space, Turn, TurnError,
 };
 use berth_isolate_host::{Asked, Later, Outbound, Stream, WayOut, World};
 use berth_protocol::object::{Epoch, ObjectKey};
@@ -24,6 +24,7 @@ use super::Objects;
 use super::alarms::ATTEMPTS_MAX;
 use super::letter::{Letter, Message, Says};
 use super::live::{CoreObjects, Resident};
+use super::repeat::{self, Whether};
 use super::sockets::{Done, Place};
 use crate::http::body::Body;
 use crate::http::message::{Problem, Reply};
@@ -33,16 +34,19 @@ use crate::zones::{Class, Zone};
 /// A turn that runs: whoever stops it takes it away from the task that polls it.
 pub(super) struct Running {
     turn: RefCell<Option<Turn>>,
+    stopped: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
 
 impl Running {
-    fn new(turn: Turn) -> Rc<Self> {
-        Rc::new(Self { turn: RefCell::new(Some(turn)), waker: Cell::default() })
+    /// One that is about to begin.
+    fn new() -> Rc<Self> {
+        Rc::new(Self { turn: RefCell::default(), stopped: Cell::default(), waker: Cell::default() })
     }
 
     /// Ends the guest where it stands.
     pub(super) fn stop(&self) {
+        self.stopped.set(true);
         // The task that polls it may be what stops it.
         let turn = self.turn.try_borrow_mut().ok().and_then(|mut turn| turn.take());
         drop(turn);
@@ -51,8 +55,12 @@ impl Running {
         }
     }
 
-    /// How it ended; nothing, if it was stopped.
-    async fn ended(&self) -> Option<Ended> {
+    /// Has its turn, unless it was stopped. How it ended; nothing, if it was stopped.
+    async fn ended(&self, begin: impl FnOnce() -> Turn) -> Option<Ended> {
+        if self.stopped.get() {
+            return None;
+        }
+        *self.turn.borrow_mut() = Some(begin());
         std::future::poll_fn(|cx| {
             let mut slot = self.turn.borrow_mut();
             let Some(turn) = &mut *slot else { return Poll::Ready(None) };
@@ -81,20 +89,16 @@ impl CoreObjects {
             return Some(Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         };
         let place = Rc::new(resident.releases.enter());
-        let outside =
-            Outside::new(&workers, &resident.zone, &resident.class, &letter, Some(Rc::clone(&place)));
-        resident.logs.now(&outside.way.context);
-        let turn = instance.begin(letter.says.message(), outside);
-        self.numbers.object_turns.add(1);
-        let running = Running::new(turn);
+        let running = Running::new();
         self.set_running(&object, Some(Rc::clone(&running)));
         berth_runtime::spawn(async move {
             let trapped = Event::TurnEnded { epoch, end: TurnEnd::Trapped };
             let mut guard = OnPanic(Some((Rc::clone(&workers), object, trapped)));
-            let ended = running.ended().await;
-            workers.objects.set_running(&object, None);
-            match ended {
-                Some(ended) => end(&workers, (object, epoch), &resident, &letter, ended, &place).await,
+            match run(&workers, instance, &resident, &letter, (&running, &place)).await {
+                Some(ended) => {
+                    workers.objects.set_running(&object, None);
+                    end(&workers, (object, epoch), &resident, &letter, ended, &place).await;
+                }
                 None => {
                     workers.objects.node.sockets.take_back(&object);
                     workers.objects.reply(&letter, letter.says.failed(Problem::Overload));
@@ -104,6 +108,41 @@ impl CoreObjects {
             guard.0 = None;
         });
         None
+    }
+}
+
+/// Handles a letter: by a turn, unless it repeats one whose answer is known. How that ended; nothing, if it was
+/// stopped.
+async fn run(
+    workers: &Rc<CoreWorkers>,
+    instance: ObjectInstance,
+    resident: &Resident,
+    letter: &Letter,
+    (running, place): (&Running, &Rc<Place>),
+) -> Option<Ended> {
+    let numbers = &workers.objects.numbers;
+    match repeat::look(numbers, resident, letter).await {
+        Whether::First(first) => {
+            let begin = || {
+                let place = Some(Rc::clone(place));
+                let outside = Outside::new(workers, &resident.zone, &resident.class, letter, place);
+                resident.logs.now(&outside.way.context);
+                numbers.object_turns.add(1);
+                instance.begin(letter.says.message(), outside)
+            };
+            let mut ended = running.ended(begin).await?;
+            if let (Some(first), Ok((_, outcome))) = (first, &mut ended.result) {
+                let window = resident.class.idempotency;
+                outcome.effects.extend(first.keep(numbers, &outcome.answer, window));
+            }
+            Some(ended)
+        }
+        Whether::Known(_) if running.stopped.get() => None,
+        Whether::Known(response) => {
+            let answer = ObjectAnswer::Response(response);
+            let outcome = Outcome { answer, effects: Vec::new(), sends: Vec::new() };
+            Some(Ended { result: Ok((instance, outcome)), commits: 0, cpu: Duration::ZERO })
+        }
     }
 }
 

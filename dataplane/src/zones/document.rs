@@ -10,6 +10,7 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::config::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::objects::{WINDOW_DEFAULT, WINDOW_MOST};
 use crate::outgoing::Destination;
 use crate::router::{Pattern, Router};
 
@@ -56,6 +57,9 @@ pub struct ClassDocument {
     /// The version of what its objects store. When it rises, each object is brought to it at its next start.
     #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
     pub version: u32,
+    /// How long an answer is kept for requests that repeat the key of its request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<String>,
     /// What they may read of its configuration.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -172,6 +176,8 @@ pub struct CheckedClass {
     pub version: u32,
     /// Bytes that one object may store.
     pub storage: u64,
+    /// How long an answer is kept for requests that repeat the key of its request.
+    pub idempotency: Duration,
 }
 
 /// A worker that is right.
@@ -375,13 +381,16 @@ impl ClassDocument {
             object::STORAGE_DEFAULT,
             object::STORAGE_MOST,
         );
+        let mut own = Reader { place: &place, wrong };
+        let idempotency = own.time("idempotency", self.idempotency.as_deref(), WINDOW_DEFAULT, WINDOW_MOST);
         let code = CodeDocument {
             script: &self.script,
             env: &self.env,
             secrets: &self.secrets,
             limits: &self.limits,
         };
-        Some(CheckedClass { code: code.check(name, &place, wrong)?, version: self.version, storage })
+        let code = code.check(name, &place, wrong)?;
+        Some(CheckedClass { code, version: self.version, storage, idempotency })
     }
 }
 
@@ -577,6 +586,24 @@ mod tests {
             let wrong = document(change).expect_err(place);
             assert!(wrong.to_string().contains(place), "{place}: {wrong}");
         }
+    }
+
+    #[test]
+    fn mistakes_of_classes_are_named() {
+        let class = |idempotency: &str| {
+            let class = serde_json::json!({"script": ID, "routes": ["/c/:name"], "idempotency": idempotency});
+            document(|json| json["objects"]["Counter"] = class)
+        };
+        let window = |idempotency| class(idempotency).map(|checked| checked.classes[0].idempotency);
+        assert_eq!(window("168h").ok(), Some(WINDOW_MOST));
+        assert_eq!(window("1ms").ok(), Some(Duration::from_millis(1)));
+        for wrong in ["169h", "0s", "a day"] {
+            let wrong = window(wrong).unwrap_err().to_string();
+            assert!(wrong.contains("objects.Counter.idempotency"), "{wrong}");
+        }
+        let silent = serde_json::json!({"script": ID, "routes": ["/c/:name"]});
+        let checked = document(|json| json["objects"]["Counter"] = silent).unwrap();
+        assert_eq!(checked.classes[0].idempotency, Duration::from_secs(24 * 60 * 60));
     }
 
     #[test]

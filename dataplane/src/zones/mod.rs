@@ -10,6 +10,7 @@ mod store;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use berth_isolate_host::Limits;
@@ -24,7 +25,7 @@ use crate::enforce::Who;
 use crate::http::target::{Host, Target};
 use crate::outgoing::Destination;
 use crate::router::{Explanation, Pattern, Router};
-use document::{Checked, OBJECT_NAME, Place};
+use document::{Checked, CheckedClass, OBJECT_NAME, Place};
 use store::{Record, Store};
 
 /// Zones of a node.
@@ -57,6 +58,8 @@ pub struct Class {
     pub version: u32,
     /// Bytes that each may store.
     pub storage: u64,
+    /// How long they keep an answer for requests that repeat the key of its request.
+    pub idempotency: Duration,
 }
 
 /// A worker as requests see it.
@@ -456,7 +459,8 @@ fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Arc<Zone>)
     };
     let classes = checked.classes.into_iter().map(|class| {
         let scope = Scope::new(name, &class.code.name);
-        Arc::new(Class { code: code(class.code), scope, version: class.version, storage: class.storage })
+        let CheckedClass { code: checked, version, storage, idempotency } = class;
+        Arc::new(Class { code: code(checked), scope, version, storage, idempotency })
     });
     let classes = classes.collect();
     let zone = Zone {
