@@ -15,12 +15,14 @@
 mod alarms;
 mod ask;
 mod berths;
+mod by_id;
 mod gate;
 mod letter;
 mod live;
 mod orders;
 mod start;
 mod storage;
+mod tally;
 mod told;
 mod turn;
 
@@ -174,8 +176,13 @@ impl Objects {
     }
 
     /// The id of the object of this name.
-    fn id(&self, zone: &str, class: &str, name: &str) -> Option<ObjectId> {
+    pub(crate) fn id(&self, zone: &str, class: &str, name: &str) -> Option<ObjectId> {
         Some(ObjectId::named(&self.opened()?.id_key, zone, class, name))
+    }
+
+    /// The core where an object lives, or is about to.
+    pub(crate) fn core(&self, object: &ObjectKey) -> Option<u16> {
+        self.berths.find(object).core().map(|core| u16::from(core.0))
     }
 }
 

@@ -9,6 +9,7 @@ use berth_protocol::object::{Epoch, ObjectKey};
 use berth_protocol::ownership::Event;
 use bytes::Bytes;
 
+use super::by_id::may_start_without_a_name;
 use super::letter::Letter;
 use super::live::{CoreObjects, Resident, Why};
 use super::storage::{Shared, Shelf};
@@ -65,6 +66,9 @@ async fn make(
     let opened = objects.node.opened().ok_or("the node's objects are not open")?;
     let store = opened.store.clone();
     let found = opened.readers.run(move || look(&store, object)).await.ok_or("the node ends")??;
+    if letter.name.is_none() && !may_start_without_a_name(object.id, found.schema.is_some()) {
+        return Err("it was asked for by its id, and nobody knows its name".to_owned());
+    }
     let shelf = Arc::new(Shelf::new(
         opened.store.clone(),
         opened.readers.clone(),
@@ -105,7 +109,11 @@ async fn make(
     if !outcome.effects.is_empty() {
         shelf.commit(outcome.effects).await.map_err(|error| error.to_string())?;
     }
-    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage, queue }))
+    Ok((
+        found.epoch,
+        instance,
+        Resident { shelf, zone, class, why: Why::FirstMessage, queue, tally: Arc::default() },
+    ))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

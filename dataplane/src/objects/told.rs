@@ -33,6 +33,9 @@ pub(crate) struct Shown {
     object: Told,
     state: &'static str,
     why: String,
+    /// Messages whose turns began since the instance was made, and the hops that they made; nothing, if there is none.
+    messages: Option<u64>,
+    hops: Option<u64>,
 }
 
 /// Which objects are wanted.
@@ -86,11 +89,13 @@ impl Objects {
             Berth::Moving { .. } => "moving",
             Berth::Abdicating { .. } => "abdicating",
         };
-        let why = berth.core().and_then(|core| self.why(object, core));
-        let why = why.unwrap_or_else(|| {
+        let here = berth.core().and_then(|core| self.here(object, core));
+        let tallied = here.as_ref().and_then(|here| here.tallied);
+        let why = here.map(|here| here.why).unwrap_or_else(|| {
             "no instance lives: its next message starts one on the core where it arrives".to_owned()
         });
-        Ok(Some(Shown { object: told, state, why }))
+        let (messages, hops) = (tallied.map(|tallied| tallied.messages), tallied.map(|tallied| tallied.hops));
+        Ok(Some(Shown { object: told, state, why, messages, hops }))
     }
 
     /// The key of the object with this id: one that has stored something, or lives.

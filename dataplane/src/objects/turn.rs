@@ -72,12 +72,14 @@ impl CoreObjects {
         epoch: Epoch,
         message: Message,
     ) -> Option<Event<Box<Letter>>> {
-        let letter = *message.body;
+        let mut letter = *message.body;
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
             self.reply(&letter, Reply::problem(Problem::Internal));
             return Some(Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         };
+        letter.trace.begin(message.hops, epoch);
+        resident.tally.count(message.hops);
         let outside = Outside::new(&workers, &resident.zone, &resident.class, &letter);
         let turn = instance.begin(letter.says.message(), outside);
         self.numbers.object_turns.add(1);
@@ -87,6 +89,7 @@ impl CoreObjects {
             let trapped = Event::TurnEnded { epoch, end: TurnEnd::Trapped };
             let mut guard = OnPanic(Some((Rc::clone(&workers), object, trapped)));
             let ended = running.ended().await;
+            letter.trace.end();
             workers.objects.set_running(&object, None);
             match ended {
                 Some(ended) => end(&workers, (object, epoch), &resident, &letter, ended).await,
