@@ -478,8 +478,8 @@ watch = ["src", "Makefile"]
             "line 3: objects.9to5 is no name: a class's name has 1 to 63 of letters, digits and -, and begins with a letter",
             "line 5: objects.9to5.routes has \"/x/:names\", which lacks :name, the name of the object",
             "line 6: objects.9to5.version must be from 0 to 4294967295",
-            "line 7: objects.9to5.hosts has \"a\"; write :name, the name of the object, a dot, and the rest of the host",
             "line 7: objects.9to5.hosts has \":name.\"; write :name, the name of the object, a dot, and the rest of the host",
+            "line 7: objects.9to5.hosts has \"a\"; write :name, the name of the object, a dot, and the rest of the host",
             "line 8: objects.9to5.home is not built yet: take it out for now",
             "line 9: objects.With-2.component is missing; write component = \
              \"target/wasm32-wasip2/release/counter.wasm\"",

@@ -91,9 +91,10 @@ impl Objects {
         };
         let here = berth.core().and_then(|core| self.here(object, core));
         let tallied = here.as_ref().and_then(|here| here.tallied);
-        let why = here.map(|here| here.why).unwrap_or_else(|| {
-            "no instance lives: its next message starts one on the core where it arrives".to_owned()
-        });
+        let why = here.map_or_else(
+            || "no instance lives: its next message starts one on the core where it arrives".to_owned(),
+            |here| here.why,
+        );
         let (messages, hops) = (tallied.map(|tallied| tallied.messages), tallied.map(|tallied| tallied.hops));
         Ok(Some(Shown { object: told, state, why, messages, hops }))
     }

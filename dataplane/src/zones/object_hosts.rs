@@ -60,6 +60,9 @@ pub struct HostedObject {
     pub pattern: ObjectHost,
 }
 
+/// Who has hosts: a class, and its zone.
+type Owner = (Arc<Zone>, Arc<Class>);
+
 /// A class that claims a pattern.
 pub(super) type Claim = (ObjectHost, Arc<Zone>, Arc<Class>);
 
@@ -67,13 +70,13 @@ pub(super) type Claim = (ObjectHost, Arc<Zone>, Arc<Class>);
 #[derive(Debug, Default)]
 pub(super) struct ObjectHosts {
     /// By what follows the name.
-    claimed: HashMap<Box<str>, (Arc<Zone>, Arc<Class>)>,
+    claimed: HashMap<Box<str>, Owner>,
     /// Hosts that zones have by their whole name.
     exact: HashSet<Box<str>>,
 }
 
 impl ObjectHosts {
-    /// The table, next to what zones have by themselves.
+    /// The table, beside the hosts that zones have by themselves.
     pub(super) fn new(claims: Vec<Claim>, hosts: &[(Pattern, Arc<Zone>)]) -> Result<Self, Wrong> {
         let mut wrong = Wrong::default();
         if claims.len() > ROUTES_MAX {
@@ -93,7 +96,7 @@ impl ObjectHosts {
                 }
             }
         }
-        for (pattern, owner) in hosts {
+        for (pattern, other) in hosts {
             match pattern.host() {
                 HostPattern::Any => {}
                 HostPattern::Exact(host) => {
@@ -103,10 +106,10 @@ impl ObjectHosts {
                 }
                 // The zone of the class may have both: the class then has the names of one label more.
                 HostPattern::Suffix(rest) => match table.claimed.get(rest) {
-                    Some((zone, class)) if !Arc::ptr_eq(zone, owner) => wrong.0.push(format!(
+                    Some((zone, class)) if !Arc::ptr_eq(zone, other) => wrong.0.push(format!(
                         "zone {}: objects.{}.hosts: {NAME}{rest}: zone {} has these hosts by *.{rest}; a host belongs to \
                          one zone",
-                        zone.name, class.code.name, owner.name
+                        zone.name, class.code.name, other.name
                     )),
                     _ => {}
                 },
@@ -129,7 +132,7 @@ impl ObjectHosts {
         Some(HostedObject { zone, class, name: name.to_owned(), pattern })
     }
 
-    fn claim_of<'h>(&self, host: &'h str) -> Option<(&'h str, &'h str, &(Arc<Zone>, Arc<Class>))> {
+    fn claim_of<'h>(&self, host: &'h str) -> Option<(&'h str, &'h str, &Owner)> {
         let (name, rest) = host.split_once('.')?;
         Some((name, rest, self.claimed.get(rest)?))
     }
