@@ -92,6 +92,7 @@ fn configuration(arguments: &Arguments, project: Option<&Project>) -> Result<Str
     let cores = arguments.cores.map_or_else(|| "\"auto\"".to_owned(), |cores| cores.to_string());
     let mut text = format!("[node]\nstate = {}\ncores = {cores}\n", quoted(&state)?);
     text += &format!("[admin]\nlisten = \"{}\"\n[shutdown]\ndrain = \"2s\"\n", arguments.admin);
+    text += "[debug]\nclients = [\"127.0.0.0/8\", \"::1/128\"]\n";
     text += &format!("[[listen]]\naddress = \"{}\"\nprotocol = \"http\"\n", arguments.listen);
     if !arguments.no_tls {
         text += &format!("[[listen]]\naddress = \"{}\"\nprotocol = \"https\"\n", arguments.tls_listen);

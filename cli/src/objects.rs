@@ -175,6 +175,10 @@ fn render_object(object: &Value) -> String {
     }
     let place = if object["core"].is_null() { String::new() } else { format!(" on core {}", field("core")) };
     out += &format!("state {}{place}\n  {}\n", field("state"), field("why"));
+    if !object["messages"].is_null() {
+        let (messages, hops) = (field("messages"), field("hops"));
+        out += &format!("  messages {messages}, hops {hops}, since its instance was made\n");
+    }
     out += &format!("stored {}, keys {}\n", bytes(&object["bytes"]), field("keys"));
     out += &format!("epoch {} seq {}\n", field("epoch"), field("seq"));
     if object["sockets"] != 0 {
@@ -300,6 +304,13 @@ mod tests {
         (absent["name"], absent["core"], absent["state"]) = (Value::Null, Value::Null, "absent".into());
         let text = render_object(&absent);
         assert!(text.contains("class Cart\nstate absent\n"), "{text}");
+        let mut counted = object();
+        (counted["messages"], counted["hops"]) = (12.into(), 3.into());
+        let text = render_object(&counted);
+        assert!(
+            text.contains("to this core\n  messages 12, hops 3, since its instance was made\nstored"),
+            "{text}"
+        );
         let mut young = object();
         (young["created_ms"], young["written_ms"]) = (0.into(), 0.into());
         assert!(render_object(&young).ends_with("epoch 3 seq 12\n"));

@@ -72,6 +72,8 @@ pub(crate) struct Code {
 pub(crate) struct Class {
     /// What its objects run.
     pub(crate) code: Code,
+    /// Patterns of the hosts that its objects answer.
+    pub(crate) hosts: Vec<String>,
     /// Of what its objects store.
     pub(crate) version: u32,
     /// How long answers are kept under the keys of their requests, as it is written.
@@ -235,6 +237,10 @@ impl Project {
                     if let Some(window) = class.and_then(|class| class.idempotency.as_ref()) {
                         document["idempotency"] = json!(window);
                     }
+                    // A node that does not know of hosts of objects takes classes without them.
+                    if let Some(class) = class.filter(|class| !class.hosts.is_empty()) {
+                        document["hosts"] = json!(class.hosts);
+                    }
                     objects.insert(name, document);
                 }
             }
@@ -263,31 +269,43 @@ fn all<T>(root: &Section<'_>, name: &str, rule: &Rule, read: fn(&Section<'_>) ->
 
 fn worker(section: &Section<'_>) -> Code {
     section.only(&CODE_KEYS);
-    code(section, "\"target/wasm32-wasip2/release/front.wasm\"", "[\"/*\"]")
+    code(section, "\"target/wasm32-wasip2/release/front.wasm\"", Some("[\"/*\"]"))
 }
 
 fn class(section: &Section<'_>) -> Class {
     let [component, routes, env, secrets, limits] = CODE_KEYS;
-    section.only(&[component, routes, "version", "idempotency", env, secrets, limits, "hosts", "home"]);
-    for later in ["hosts", "home"] {
-        section.refuse(later, LATER);
+    section.only(&[component, routes, "hosts", "version", "idempotency", env, secrets, limits, "home"]);
+    section.refuse("home", LATER);
+    let hosts = section.texts("hosts").unwrap_or_default();
+    for host in &hosts {
+        if !host.strip_prefix(OBJECT_NAME).is_some_and(|rest| rest.starts_with('.') && rest.len() > 1) {
+            let mistake = format!(
+                "has {host:?}; write {OBJECT_NAME}, the name of the object, a dot, and the rest of the host"
+            );
+            section.mistake_at("hosts", &mistake);
+        }
     }
     let example = format!("[\"/counter/{OBJECT_NAME}\"]");
-    let code = code(section, "\"target/wasm32-wasip2/release/counter.wasm\"", &example);
+    let component = "\"target/wasm32-wasip2/release/counter.wasm\"";
+    // Hosts are a way to reach objects, too.
+    let routes = (hosts.is_empty() || section.has(routes)).then_some(example.as_str());
+    let code = code(section, component, routes);
     for route in &code.routes {
         if !route.split('/').any(|part| part == OBJECT_NAME) {
             let mistake = format!("has {route:?}, which lacks {OBJECT_NAME}, the name of the object");
             section.mistake_at("routes", &mistake);
         }
     }
-    Class { code, version: section.number("version").unwrap_or(1), idempotency: section.text("idempotency") }
+    let (version, idempotency) = (section.number("version").unwrap_or(1), section.text("idempotency"));
+    Class { code, hosts, version, idempotency }
 }
 
 /// What workers and classes have in common.
-fn code(section: &Section<'_>, component: &str, routes: &str) -> Code {
+fn code(section: &Section<'_>, component: &str, routes: Option<&str>) -> Code {
+    let routes = routes.and_then(|example| section.need("routes", Section::texts, example));
     let code = Code {
         component: section.need("component", Section::text, component).unwrap_or_default().into(),
-        routes: section.need("routes", Section::texts, routes).unwrap_or_default(),
+        routes: routes.unwrap_or_default(),
         env: section.table("env").map(|env| env.all_texts()).unwrap_or_default(),
         secrets: section.texts("secrets").unwrap_or_default(),
         limits: section.table("limits").map(|limits| limits.all_scalars()).unwrap_or_default(),
@@ -380,6 +398,7 @@ limits = { memory = "64MiB", outgoing = 5 }
 [objects.Counter]
 component = "counter.wasm"
 routes = ["/counter/:name", "/counter/:name/*"]
+hosts = [":name.counters.example"]
 version = 3
 idempotency = "1h"
 secrets = ["TOKEN"]
@@ -413,6 +432,7 @@ watch = ["src", "Makefile"]
             }},
             "objects": {"Counter": {
                 "script": "def", "routes": ["/counter/:name", "/counter/:name/*"], "version": 3, "env": {}, "idempotency": "1h",
+                "hosts": [":name.counters.example"],
                 "secrets": {"TOKEN": "s3cret"}, "limits": {"storage": "1MiB"},
             }},
         });
@@ -442,6 +462,13 @@ watch = ["src", "Makefile"]
         assert_eq!((project.workers.len(), project.objects["C"].version), (0, 1));
         let owners: Vec<String> = project.codes().map(|(owner, _)| owner.to_string()).collect();
         assert_eq!(owners, ["objects.C"]);
+        let hosts =
+            parse("name = \"a\"\nzone = \"*\"\n[objects.C]\ncomponent = \"c.wasm\"\nhosts = \":name.x\"")
+                .unwrap();
+        assert_eq!(
+            (&*hosts.objects["C"].hosts, hosts.objects["C"].code.routes.len()),
+            (&[":name.x".to_owned()][..], 0)
+        );
         let proxy = parse("name = \"a\"\nzone = \"*\"\n[origin]\nurl = \"http://x\"").unwrap();
         let zone = proxy.zone(&Scripts::new(), &Secrets::new());
         assert!(zone.get("objects").is_none(), "older nodes take it: {zone}");
@@ -450,7 +477,7 @@ watch = ["src", "Makefile"]
     #[test]
     fn mistakes_of_classes_are_told_with_their_lines() {
         let text = "name = \"a\"\nzone = \"*\"\n[objects.9to5]\ncomponent = \"c\"\nroutes = [\"/:name\", \"/x/:names\"]\n\
-            version = -1\nhosts = [\"a\"]\nhome = \"clients\"\n[objects.With-2]\nversion = 1.5\nwatch = []\n\
+            version = -1\nhosts = [\"a\", \":name.\", \":name.b\"]\nhome = \"clients\"\n[objects.With-2]\nversion = 1.5\nwatch = []\n\
             [objects.C]\ncomponent = \"c\"\nroutes = \"/:name\"\nversion = 4294967296\nenv = { K = \"1\" }\nsecrets = [\"K\"]";
         let mistakes = parse(text).unwrap_err();
         let lines: Vec<&str> = mistakes.lines().map(str::trim).collect();
@@ -458,14 +485,15 @@ watch = ["src", "Makefile"]
             "line 3: objects.9to5 is no name: a class's name has 1 to 63 of letters, digits and -, and begins with a letter",
             "line 5: objects.9to5.routes has \"/x/:names\", which lacks :name, the name of the object",
             "line 6: objects.9to5.version must be from 0 to 4294967295",
-            "line 7: objects.9to5.hosts is not built yet: take it out for now",
+            "line 7: objects.9to5.hosts has \":name.\"; write :name, the name of the object, a dot, and the rest of the host",
+            "line 7: objects.9to5.hosts has \"a\"; write :name, the name of the object, a dot, and the rest of the host",
             "line 8: objects.9to5.home is not built yet: take it out for now",
             "line 9: objects.With-2.component is missing; write component = \
              \"target/wasm32-wasip2/release/counter.wasm\"",
             "line 9: objects.With-2.routes is missing; write routes = [\"/counter/:name\"]",
             "line 10: objects.With-2.version is a number; it must be a whole number",
-            "line 11: objects.With-2.watch is not known here; known are component, routes, version, idempotency, \
-             env, secrets, limits, hosts, home",
+            "line 11: objects.With-2.watch is not known here; known are component, routes, hosts, version, idempotency, \
+             env, secrets, limits, home",
             "line 15: objects.C.version must be from 0 to 4294967295",
             "line 17: objects.C.secrets names K, which is in env as well: a secret is not there",
         ];

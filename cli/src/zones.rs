@@ -171,9 +171,13 @@ fn render_zone(zone: &Value) -> String {
     if let Some(origin) = document["origin"].as_str() {
         out += &format!("origin {}\n", cell(&origin.into()));
     }
-    for (name, worker) in document["workers"].as_object().into_iter().flatten() {
-        out += &format!("worker {name} {}\n", cell(&worker["script"]));
-        for (what, value) in worker.as_object().into_iter().flatten() {
+    let of_kind = |kind, key: &str| {
+        let tables = document[key].as_object().into_iter().flatten();
+        tables.map(move |(name, code)| (kind, name, code))
+    };
+    for (kind, name, code) in of_kind("worker", "workers").chain(of_kind("class", "objects")) {
+        out += &format!("{kind} {name} {}\n", cell(&code["script"]));
+        for (what, value) in code.as_object().into_iter().flatten() {
             let value = settings(value);
             if what != "script" && !value.is_empty() {
                 out += &format!("  {what} {value}\n");
@@ -218,13 +222,14 @@ mod tests {
             "name": "shop", "version": 2, "versions": [{"version": 1, "deployed_s": 5}, {"version": 2, "deployed_s": 9}],
             "document": {"tenant": "default", "hosts": ["a", "*.b"], "origin": "http://o", "workers": {"front": {
                 "script": "abc", "routes": ["/", "/x/*"], "env": {"K": "V"}, "secrets": {"S": null}, "limits": {},
-            }}},
+            }}, "objects": {"Cart": {"script": "def", "routes": [], "hosts": [":name.b"], "env": {}}}},
         });
         let text = render_zone(&zone);
         let begin = "zone shop version 2\ntenant default\nhosts a, *.b\norigin http://o\nworker front abc\n";
         assert!(text.starts_with(begin), "{text}");
         assert!(text.contains("  routes /, /x/*\n") && text.contains("  env K=V\n"), "{text}");
         assert!(text.contains("  secrets S\n") && !text.contains("limits"), "{text}");
+        assert!(text.contains("class Cart def\n  hosts :name.b\nVERSION"), "{text}");
         assert!(text.ends_with("1        5\n2        9\n"), "{text}");
     }
 

@@ -16,6 +16,7 @@ pub mod agent_link;
 mod clock;
 pub mod config;
 pub mod connections;
+mod debugging;
 pub mod drain;
 pub mod enforce;
 pub mod generations;

@@ -38,6 +38,7 @@ use crate::agent_link::{self, AgentLink, Order};
 use crate::clock::now_s;
 use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Protocol};
 use crate::connections::{ConnectionLimits, Connections};
+use crate::debugging::Debugging;
 use crate::drain::Drain;
 use crate::generations::{self, Caught, Others};
 use crate::hops;
@@ -152,7 +153,7 @@ pub struct Node {
     /// What other generations toss here, by core, if there can be some.
     caught: Vec<Caught>,
     /// The cores of hosts, for QUIC.
-    hosts: Option<Arc<quic::Hosts>>,
+    rules: Arc<quic::Rules>,
     /// Zones and scripts.
     workers: Arc<Workers>,
 }
@@ -185,13 +186,13 @@ impl Node {
         raise_limits();
         let cpus = choose_cpus(&config.node.cores, &berth_runtime::core::allowed_cpus())?;
         let table = responder::table(&config.routes, cpus.len()).map_err(StartError::Routes)?;
-        let hosts =
-            quic::Hosts::new(&config.quic.hosts, cpus.len()).map_err(StartError::Hosts)?.map(Arc::new);
+        let hosts = quic::Hosts::new(&config.quic.hosts, cpus.len()).map_err(StartError::Hosts)?;
         let secrets = match config.listeners.iter().any(|listener| listener.protocol == Protocol::Https) {
             true => Some(Secrets::open(&config)?),
             false => None,
         };
         let workers = Workers::open(worker_settings(&config))?;
+        let rules = Arc::new(quic::Rules::new(hosts, Arc::clone(&workers) as _));
         let access = open_access_log(&config.log.access)
             .map_err(|source| StartError::System { what: "opening the access log", source })?;
         // Before an address is bound: a data plane that may not run takes no connection from the one that does.
@@ -232,7 +233,7 @@ impl Node {
             secrets,
             agent,
             caught,
-            hosts,
+            rules,
             workers,
         };
         node.introduce()
@@ -340,6 +341,7 @@ impl Node {
             options: core_options(&self.config, &self.view.cores[index]),
             table: Arc::clone(&self.table),
             limits: self.config.limits.clone(),
+            debug_clients: self.config.debug.clients.clone(),
             drain: self.config.shutdown.drain,
             endpoint,
             doors: sockets.into_iter().zip(doors).collect(),
@@ -360,7 +362,7 @@ impl Node {
             cores: self.view.cores.len(),
             generation: self.agent.generation(),
             config: self.config.quic.clone(),
-            hosts: self.hosts.clone(),
+            rules: Arc::clone(&self.rules),
         }
     }
 }
@@ -399,6 +401,7 @@ struct CoreStart {
     options: CoreOptions,
     table: Arc<ArcSwap<Table>>,
     limits: config::Limits,
+    debug_clients: Vec<config::Cidr>,
     drain: Duration,
     endpoint: Endpoint<Envelope>,
     doors: Vec<(Sockets, DoorPlan)>,
@@ -447,7 +450,9 @@ async fn serve(start: CoreStart, started: Started) {
     hops::connect(inbox, Rc::clone(&hops), remotes, Rc::new(responder()));
     let (numbers, latencies) = (Arc::clone(&view.numbers), Arc::clone(&view.latencies));
     let access = start.view.access.clone();
-    let mut core = Core::new(numbers, latencies, start.limits.clone(), responder(), access);
+    let debugging = Debugging::new(&start.view.name, start.debug_clients);
+    let answers = responder().for_clients(debugging);
+    let mut core = Core::new(numbers, latencies, start.limits.clone(), answers, access);
     core.alt_svc = AltSvc::new(
         start.view.listeners.iter().filter(|bound| bound.http3).map(|bound| bound.address.port()),
     );

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseC
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
 use crate::config::{Action, Limits, RouteRule};
+use crate::debugging::{Answered, Debugging};
 use crate::drain::Drain;
 use crate::hops::{HopFailed, Hops};
 use crate::http::body::{Body, Repeated};
@@ -27,7 +28,7 @@ use crate::http::websocket;
 use crate::router::{Match, Pattern, PatternError, Router, RouterError};
 use crate::stats::CoreNumbers;
 use crate::workers::CoreWorkers;
-use crate::zones::{Hosts, Zone};
+use crate::zones::{Handler, HostedObject, Hosts, Zone};
 
 /// A route's answer.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ pub type Table = Router<Answer>;
 /// Who answers a request.
 #[derive(Debug)]
 pub enum Found<'a> {
+    /// The object that the host names.
+    Object(HostedObject),
     /// The zone that has the host, and nobody else.
     Zone(Arc<Zone>),
     /// A route of the configuration.
@@ -69,14 +72,17 @@ pub enum Found<'a> {
     Nothing,
 }
 
-/// The one look-up of requests, which `berth explain request` asks too: hosts of zones are the zones' alone; all others
-/// have the routes of the configuration.
+/// The one look-up of requests, which `berth explain request` asks too: hosts of objects and of zones are theirs alone; all
+/// others have the routes of the configuration.
 pub fn look_up<'a>(
     hosts: &Hosts,
     table: &'a Table,
     host: Option<&Host<'_>>,
     target: &'a Target,
 ) -> Found<'a> {
+    if let Some(object) = hosts.object_for(host, target) {
+        return Found::Object(object);
+    }
     match hosts.find(host, target) {
         Some(zone) => Found::Zone(zone),
         None => table.find(host, target).map_or(Found::Nothing, Found::Route),
@@ -141,6 +147,8 @@ pub struct Responder {
     hops: Rc<Hops>,
     workers: Rc<CoreWorkers>,
     shared: Rc<Shared>,
+    /// Where clients come in.
+    debugging: Option<Rc<Debugging>>,
 }
 
 /// What an answer needs of its core while it runs.
@@ -161,13 +169,27 @@ impl Responder {
         limits: Limits,
         drain: Drain,
     ) -> Self {
-        Self { index, table, hops, workers, shared: Rc::new(Shared { numbers, limits, drain }) }
+        let shared = Rc::new(Shared { numbers, limits, drain });
+        Self { index, table, hops, workers, shared, debugging: None }
+    }
+
+    /// The same, which tells clients who answered, if they ask and may. Where other cores ask, theirs does so.
+    #[must_use]
+    pub fn for_clients(mut self, debugging: Debugging) -> Self {
+        self.debugging = Some(Rc::new(debugging));
+        self
     }
 
     fn plan(&self, request: Request) -> Plan {
         let (hosts, table) = (self.workers.zones().hosts(), self.table.load());
         let answer = match look_up(&hosts, &table, request.host.as_ref(), &request.target) {
-            Found::Zone(zone) => return Plan::Zone(zone, request),
+            Found::Object(HostedObject { zone, class, name, .. }) => {
+                return Plan::Zone(zone, Handler::Object(class, name), request);
+            }
+            Found::Zone(zone) => {
+                let handler = zone.handler(&request.target);
+                return Plan::Zone(zone, handler, request);
+            }
             Found::Route(found) => found.value(),
             Found::Nothing => return Plan::Ready(Reply::problem(Problem::NoRoute)),
         };
@@ -201,18 +223,25 @@ enum Plan {
     Ready(Reply),
     Later(Duration, Bytes),
     Hop(u16, Request),
-    Zone(Arc<Zone>, Request),
+    Zone(Arc<Zone>, Handler, Request),
 }
 
 impl Service for Responder {
-    fn call(&self, request: Request) -> impl Future<Output = Reply> + 'static {
+    fn call(&self, mut request: Request) -> impl Future<Output = Reply> + 'static {
+        let debugging = self.debugging.as_ref().filter(|debugging| debugging.admits(&mut request)).cloned();
         let plan = self.plan(request);
+        let here = Answered { core: self.index, hops: 0 };
+        let (answered, by_object) = match &plan {
+            Plan::Hop(core, _) => (Answered { core: *core, hops: 1 }, false),
+            Plan::Zone(_, Handler::Object(..), _) => (here, true),
+            Plan::Zone(..) | Plan::Ready(_) | Plan::Later(..) => (here, false),
+        };
         let (hops, workers) = (Rc::clone(&self.hops), Rc::clone(&self.workers));
         async move {
-            match plan {
+            let mut reply = match plan {
                 Plan::Ready(reply) => reply,
                 // Boxed: what a call needs while it runs is not kept for connections that make none.
-                Plan::Zone(zone, request) => Box::pin(workers.answer(zone, request)).await,
+                Plan::Zone(zone, handler, request) => Box::pin(workers.answer(zone, handler, request)).await,
                 Plan::Later(time, body) => {
                     berth_runtime::sleep(time).await;
                     Reply::new(StatusCode::OK, body)
@@ -222,7 +251,11 @@ impl Service for Responder {
                     Err(HopFailed::Full) => Reply::problem(Problem::Overload),
                     Err(HopFailed::NoSuchCore | HopFailed::Garbled) => Reply::problem(Problem::Internal),
                 },
+            };
+            if let Some(debugging) = debugging {
+                debugging.tell(&mut reply, answered, by_object);
             }
+            reply
         }
     }
 }

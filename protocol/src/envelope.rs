@@ -52,6 +52,8 @@ pub struct LetterEnvelope {
     pub client: IpAddr,
     /// The number of that request.
     pub request: u64,
+    /// Whether the client wants to be told how it was served.
+    pub debug: bool,
     /// How many hops it has made, this one included.
     pub hops: u8,
 }

@@ -95,7 +95,7 @@ impl<'d> Section<'d> {
 
     /// Notes that a key is there.
     pub(super) fn refuse(&self, name: &str, why: &str) {
-        if self.find(name).is_some() {
+        if self.has(name) {
             self.mistake_at(name, why);
         }
     }
@@ -223,6 +223,11 @@ impl<'d> Section<'d> {
             all.insert(key.get_ref().to_string(), scalar);
         }
         all
+    }
+
+    /// Whether a key is there.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
     }
 
     fn find(&self, name: &str) -> Option<&'d Spanned<DeValue<'d>>> {

@@ -18,7 +18,7 @@ use crate::http::target::{Target, TargetError};
 use crate::outgoing::Destination;
 use crate::responder::{Found, Table, look_up};
 use crate::router::Explanation;
-use crate::zones::{Handler, Hosts, Zone};
+use crate::zones::{Handler, HostedObject, Hosts, Zone};
 
 /// Asks the agent where a flow or a connection id goes.
 pub(super) async fn flow(steering: SteeringView, query: &[u8]) -> Outcome {
@@ -192,6 +192,7 @@ impl Explained {
             status: None,
         };
         match look_up(hosts, table, host.as_ref(), target) {
+            Found::Object(object) => said.tell_object(&object),
             Found::Zone(zone) => said.tell_zone(&zone, &hosts.explain(host.as_ref(), target), target),
             Found::Route(found) => {
                 said.rule = Rule::Configuration;
@@ -219,6 +220,19 @@ impl Explained {
             }
         }
         said
+    }
+
+    /// The host has said all: no path of it goes elsewhere.
+    fn tell_object(&mut self, object: &HostedObject) {
+        let HostedObject { zone, class, name, pattern } = object;
+        self.rule = Rule::Object;
+        self.because = format!(
+            "class {} of zone {} has the host by {pattern}, with all of its paths: the object {name}",
+            class.code.name, zone.name
+        );
+        self.zone =
+            Some(ZoneShown { name: zone.name.clone(), version: zone.version, host: pattern.to_string() });
+        self.object = Some(ObjectShown { class: class.code.name.clone(), name: name.clone() });
     }
 
     fn tell_zone(&mut self, zone: &Zone, by_host: &Explanation<'_>, target: &Target) {
@@ -345,7 +359,7 @@ mod tests {
         }
     }
 
-    /// Three zones, and two routes of the configuration.
+    /// Four zones, and two routes of the configuration.
     struct Node {
         zones: Zones,
         table: Table,
@@ -366,6 +380,13 @@ mod tests {
                         r#"{{"hosts": ["shop.example"], "workers": {{
                             "cart": {{"script": "{script}", "routes": ["/cart/:who/*", "/cart/*"]}},
                             "front": {{"script": "{script}", "routes": ["/", "/caf%C3%A9"]}}}}}}"#
+                    ),
+                ),
+                (
+                    "count",
+                    format!(
+                        r#"{{"hosts": ["count.example"], "objects": {{
+                            "Counter": {{"script": "{script}", "hosts": [":name.count.example"]}}}}}}"#
                     ),
                 ),
             ] {
@@ -415,6 +436,25 @@ mod tests {
         assert_eq!((&said["rule"], &said["origin"]), (&"origin".into(), &"https://origin.test:8443".into()));
         assert_eq!((&said["route"], &said["status"]), (&Value::Null, &Value::Null));
         assert_eq!(node.says("http://bare.example/")["rule"], "nothing");
+    }
+
+    #[test]
+    fn an_object_answers_for_its_host() {
+        let node = Node::new("explain-objects");
+        let said = node.says("http://Ada.count.example:80/any/path");
+        assert_eq!(
+            (&said["rule"], &said["route"], &said["status"]),
+            (&"object".into(), &Value::Null, &Value::Null)
+        );
+        assert_eq!(said["object"], serde_json::json!({"class": "Counter", "name": "ada"}));
+        let zone = serde_json::json!({"name": "count", "version": 1, "host": ":name.count.example"});
+        assert_eq!(said["zone"], zone);
+        assert!(
+            said["because"].as_str().unwrap().starts_with("class Counter of zone count has the host"),
+            "{said}"
+        );
+        assert_eq!(node.says("http://count.example/")["rule"], "nothing", "the zone itself");
+        assert_eq!(node.says("http://a.b.count.example/")["zone"]["name"], "site", "one label more");
     }
 
     #[test]

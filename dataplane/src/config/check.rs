@@ -14,8 +14,8 @@ use super::keys;
 use super::mistakes::{Mistakes, Remedy, Report, Scope};
 use super::rules::Count;
 use super::{
-    Action, Admin, Agent, CertificateFiles, Config, Cores, HostRule, Http2Limits, Http3Limits, Limits,
-    Listener, Log, Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits, Workers,
+    Action, Admin, Agent, CertificateFiles, Config, Cores, Debugging, HostRule, Http2Limits, Http3Limits,
+    Limits, Listener, Log, Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits, Workers,
 };
 
 /// Reads and checks `text`.
@@ -46,6 +46,7 @@ fn config(root: &Section<'_>, report: &Report<'_>) -> Config {
         limits: limits(&root.table("limits")),
         admin,
         log: log(&root.table("log")),
+        debug: Debugging { clients: root.table("debug").read(&keys::DEBUG_CLIENTS) },
         shutdown: Shutdown { drain: root.table("shutdown").read(&keys::SHUTDOWN_DRAIN) },
         workers: workers(&root.table("workers")),
         routes,

@@ -173,6 +173,11 @@ pub(super) const TABLES: &[&Table] = &[
         entries: Entries::One,
         meaning: "What the node writes about itself and about requests.",
     },
+    &Table {
+        path: "debug",
+        entries: Entries::One,
+        meaning: "What clients may learn of how they are served.",
+    },
     &Table { path: "shutdown", entries: Entries::One, meaning: "How the node stops." },
     &Table {
         path: "workers",
@@ -769,6 +774,18 @@ keys! {
         meaning: "Where each request leaves a line: nowhere, on standard error, or in a file that is \
             appended to.",
         why: "A line for each request costs CPU and may be personal data: it is asked for, not given.",
+    };
+
+    DEBUG_CLIENTS: Networks = Key {
+        path: "debug.clients",
+        rule: Networks { entries_max: 64 },
+        fallback: Fallback::Default("[]"),
+        example: "[\"127.0.0.0/8\", \"::1/128\"]",
+        meaning: "Clients in these networks that send `berth-debug: 1` are told in the headers of the reply who answered: \
+            `berth-node`, `berth-core` and `berth-hops`, and of an object `berth-epoch` and `berth-turn-us`. Other clients \
+            get none of it. `berth dev` has the loopback addresses here.",
+        why: "It shows how a node is built inside, which is nobody's business unless named. Behind a proxy the client is who \
+            `listen[].proxy_protocol` says, or else the proxy, and with it everybody. 64 networks are searched one by one.",
     };
 
     SHUTDOWN_DRAIN: Time = Key {

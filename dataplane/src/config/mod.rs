@@ -67,6 +67,8 @@ pub struct Config {
     pub admin: Admin,
     /// What is written about the node and its requests.
     pub log: Log,
+    /// What clients may learn of how they are served.
+    pub debug: Debugging,
     /// How the node stops.
     pub shutdown: Shutdown,
     /// What guests may cost the node.
@@ -314,6 +316,13 @@ pub enum ConnectionIds {
     Encrypted,
     /// In clear, for debugging.
     Plaintext,
+}
+
+/// What clients may learn of how they are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Debugging {
+    /// Who is told.
+    pub clients: Vec<Cidr>,
 }
 
 /// The control agent.

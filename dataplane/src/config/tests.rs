@@ -96,6 +96,9 @@ level = "warn,berth_dataplane=debug"
 format = "json"
 access = "/var/log/access.log"
 
+[debug]
+clients = ["192.0.2.0/28"]
+
 [shutdown]
 drain = "5s"
 
@@ -188,6 +191,15 @@ fn every_limit() -> Limits {
     }
 }
 
+fn every_quic_key() -> Quic {
+    Quic {
+        server: 258,
+        connection_ids: ConnectionIds::Plaintext,
+        connection_id_lifetime: Duration::from_secs(540),
+        hosts: vec![HostRule { host: "*.example.org".to_owned(), core: 0 }],
+    }
+}
+
 #[test]
 fn every_key_arrives_where_it_belongs() {
     let config = Config::parse(EVERY_KEY).unwrap();
@@ -221,12 +233,7 @@ fn every_key_arrives_where_it_belongs() {
             ticket_lifetime: seconds(1800),
             ticket_rotation: seconds(7 * 3600),
         },
-        quic: Quic {
-            server: 258,
-            connection_ids: ConnectionIds::Plaintext,
-            connection_id_lifetime: Duration::from_secs(540),
-            hosts: vec![HostRule { host: "*.example.org".to_owned(), core: 0 }],
-        },
+        quic: every_quic_key(),
         agent: Agent {
             socket: Some("/run/node/agent.sock".into()),
             user: Some("node".to_owned()),
@@ -244,6 +251,7 @@ fn every_key_arrives_where_it_belongs() {
             format: LogFormat::Json,
             access: AccessLog::File("/var/log/access.log".into()),
         },
+        debug: Debugging { clients: vec!["192.0.2.0/28".parse().unwrap()] },
         shutdown: Shutdown { drain: seconds(5) },
         workers: every_worker_key(),
         routes: vec![

@@ -120,6 +120,8 @@ pub enum Problem {
     Forbidden,
     /// No route matches.
     NoRoute,
+    /// There is no object with this id.
+    NoObject,
     /// The route does not offer this method.
     Method,
     /// A time limit of the client's side ran out.
@@ -177,6 +179,7 @@ impl Problem {
             Problem::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "Malformed request"),
             Problem::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
             Problem::NoRoute => (StatusCode::NOT_FOUND, "no-route", "No route matches"),
+            Problem::NoObject => (StatusCode::NOT_FOUND, "no-object", "No such object"),
             Problem::Method => (StatusCode::METHOD_NOT_ALLOWED, "method", "Method not allowed here"),
             Problem::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request too slow"),
             Problem::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),

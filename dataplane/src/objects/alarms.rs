@@ -152,7 +152,8 @@ async fn tell(core: &Rc<CoreWorkers>, which: &Which, due_ms: u64, attempt: u32) 
     let name = name.as_deref().and_then(|name| std::str::from_utf8(name).ok());
     let alarm = Alarm { id, due_ms, attempt, payload: alarm_payload(&value) };
     let chain = Chain::outside();
-    let from = From { client: IpAddr::V4(Ipv4Addr::UNSPECIFIED), number: core.new_request(), chain: &chain };
+    let (client, number) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), core.new_request());
+    let from = From { client, number, chain: &chain, debug: false };
     Some(core.tell_object(&zone, &class, (object, name), Says::Alarm(alarm), from).await.status)
 }
 

@@ -1,12 +1,13 @@
 //! Requests to objects: the whole of a request becomes a letter, and whoever asked waits for its reply.
 
+use std::iter;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use berth_isolate_host::Outbound;
 use berth_isolate_host::object::{ObjectRequest, SocketId};
-use berth_protocol::object::ObjectKey;
+use berth_protocol::object::{ObjectId, ObjectKey};
 use berth_protocol::ownership;
 use berth_protocol::waits::{Chain, Refused};
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::letter::{Letter, Says};
 use super::repeat;
+use crate::debugging::{Trace, is_asked};
 use crate::hops::HopFailed;
 use crate::http::body::{BodyError, Collect, collect};
 use crate::http::message::{Problem, Reply, Request, Security, UpgradeWish};
@@ -58,10 +60,10 @@ impl CoreWorkers {
             Err(Collect::TooLarge) => return Reply::problem(Problem::BodyTooLarge),
             Err(Collect::Failed(error)) => return Reply::problem(body_problem(&error)),
         };
-        let client = request.peer.client.ip();
+        let (client, debug) = (request.peer.client.ip(), is_asked(&request.headers));
         let asked = ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade };
-        let from = From { client, number: self.new_request(), chain: &Chain::outside() };
-        self.deliver(zone, class, name, asked, from).await
+        let from = From { client, number: self.new_request(), chain: &Chain::outside(), debug };
+        self.deliver(zone, class, name.into(), asked, from).await
     }
 
     /// Answers a guest's request to an object.
@@ -69,7 +71,7 @@ impl CoreWorkers {
         &self,
         zone: &Arc<Zone>,
         class: &Arc<Class>,
-        name: &str,
+        which: impl Into<Which<'_>>,
         request: Outbound,
         context: &Context,
     ) -> Reply {
@@ -85,27 +87,31 @@ impl CoreWorkers {
         };
         let asked =
             ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade: None };
-        let from = From { client: context.client, number: context.request, chain: &context.chain };
-        self.deliver(zone, class, name, asked, from).await
+        let from =
+            From { client: context.client, number: context.request, chain: &context.chain, debug: false };
+        self.deliver(zone, class, which.into(), asked, from).await
     }
 
     async fn deliver(
         &self,
         zone: &Arc<Zone>,
         class: &Arc<Class>,
-        name: &str,
+        which: Which<'_>,
         mut request: ObjectRequest,
         from: From<'_>,
     ) -> Reply {
         if let Err(problem) = repeat::key_of(&request.headers) {
             return Reply::problem(problem);
         }
-        let Some(object) = self.objects.key(zone, class, name) else {
-            return Reply::problem(Problem::Overload);
+        let (id, name) = match which {
+            Which::Id(id, name) => (Some(id), name),
+            Which::Name(name) => (self.objects.node.id(&zone.name, &class.code.name, name), Some(name)),
         };
+        let Some(id) = id else { return Reply::problem(Problem::Overload) };
         tell_guest(&mut request.headers, from.client, from.number);
-        tell_object(&mut request.headers, &object.id.to_string(), name);
-        self.tell_object(zone, class, (object, Some(name)), Says::Request(request), from).await
+        tell_object(&mut request.headers, &id.to_string(), name);
+        let object = ObjectKey { scope: class.scope, id };
+        self.tell_object(zone, class, (object, name), Says::Request(request), from).await
     }
 
     /// Has an object told something, and waits for its reply.
@@ -142,6 +148,7 @@ impl CoreWorkers {
             chain,
             client: from.client,
             number: from.number,
+            trace: Trace::new(from.debug),
         };
         objects.post(ownership::Message { hops: 0, body: Box::new(letter) });
         match expected.reply().await {
@@ -149,6 +156,21 @@ impl CoreWorkers {
             Err(HopFailed::Full) => Reply::problem(Problem::Overload),
             Err(HopFailed::NoSuchCore | HopFailed::Garbled) => Reply::problem(Problem::Internal),
         }
+    }
+}
+
+/// Which object of a class.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Which<'a> {
+    /// That of this name.
+    Name(&'a str),
+    /// That of this id, which has this name if it is known.
+    Id(ObjectId, Option<&'a str>),
+}
+
+impl<'a> std::convert::From<&'a str> for Which<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(name)
     }
 }
 
@@ -160,11 +182,14 @@ pub(super) struct From<'a> {
     pub(super) number: u64,
     /// Who waits for the reply.
     pub(super) chain: &'a Chain<ObjectKey>,
+    /// Whether the client wants to be told how it was served.
+    pub(super) debug: bool,
 }
 
 /// Which object it is, for its guest.
-fn tell_object(headers: &mut HeaderMap, id: &str, name: &str) {
-    for (field, text) in [("berth-object-id", id), ("berth-object-name", name)] {
+fn tell_object(headers: &mut HeaderMap, id: &str, name: Option<&str>) {
+    let name = name.map(|name| ("berth-object-name", name));
+    for (field, text) in iter::once(("berth-object-id", id)).chain(name) {
         // A name that no field can hold is in the path.
         if let Ok(value) = HeaderValue::from_str(text) {
             headers.insert(field, value);

@@ -10,6 +10,7 @@ use berth_protocol::{Alarm, LetterEnvelope, LetterSays, Ticket};
 use bytes::Bytes;
 use http::Method;
 
+use crate::debugging::Trace;
 use crate::hops::{header_bytes, header_map};
 use crate::http::message::{Problem, Reply};
 
@@ -36,6 +37,8 @@ pub(super) struct Letter {
     pub(super) client: IpAddr,
     /// The number of that request.
     pub(super) number: u64,
+    /// What the client is told of it, if it wants that.
+    pub(super) trace: Trace,
 }
 
 /// What a letter says.
@@ -141,6 +144,7 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
         chain: letter.chain,
         client: letter.client,
         request: letter.number,
+        debug: letter.trace.is_wanted(),
         hops: message.hops,
     })
 }
@@ -173,6 +177,7 @@ pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
         chain: envelope.chain,
         client: envelope.client,
         number: envelope.request,
+        trace: Trace::new(envelope.debug),
     };
     Some(Message { hops: envelope.hops, body: Box::new(letter) })
 }
@@ -228,6 +233,7 @@ mod tests {
             chain: Chain::outside(),
             client: [192, 0, 2, 1].into(),
             number: 77,
+            trace: Trace::new(true),
         }
     }
 }

@@ -19,9 +19,10 @@ use berth_protocol::{ArrivalEnvelope, Envelope};
 use tokio::sync::oneshot;
 
 use super::letter::{self, Letter, Message, Says};
-use super::orders::{self, MOVE_WITHIN, Order, Wish};
+use super::orders::{self, Answer, Here, MOVE_WITHIN, Order, Wish};
 use super::sockets::{Done, Releases};
 use super::storage::Shelf;
+use super::tally::Tally;
 use super::turn::{Logs, Running};
 use super::{Objects, Traveller, lock};
 use crate::config;
@@ -60,7 +61,7 @@ struct Home {
     running: Option<Rc<Running>>,
     since: Instant,
     /// The operator who wants something of it, and hears if it is refused.
-    order: Option<oneshot::Sender<String>>,
+    order: Option<oneshot::Sender<Answer>>,
 }
 
 /// What belongs to an object worker besides its instance, and travels with it.
@@ -76,6 +77,7 @@ pub(super) struct Resident {
     pub(super) releases: Arc<Releases>,
     /// To what the lines belong that it logs.
     pub(super) logs: Arc<Logs>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// Why an object lives where it does.
@@ -234,13 +236,13 @@ impl CoreObjects {
     fn follow(&self, order: Order) {
         let Order { object, wish, answer } = order;
         if wish == Wish::Why {
-            let _ = answer.send(self.why(&object));
+            let _ = answer.send(Answer::Here(self.why(&object)));
             return;
         }
         match self.homes.borrow_mut().get_mut(&object) {
             Some(home) => home.order = Some(answer),
             None => {
-                let _ = answer.send("it has just left this core; ask again".to_owned());
+                let _ = answer.send(Answer::No("it has just left this core; ask again".to_owned()));
                 return;
             }
         }
@@ -254,15 +256,17 @@ impl CoreObjects {
         }
     }
 
-    fn why(&self, object: &ObjectKey) -> String {
-        let why = self.homes.borrow().get(object).and_then(|home| Some(home.resident.as_ref()?.why));
-        match why {
+    fn why(&self, object: &ObjectKey) -> Here {
+        let homes = self.homes.borrow();
+        let resident = homes.get(object).and_then(|home| home.resident.as_ref());
+        let why = match resident.map(|resident| resident.why) {
             Some(Why::FirstMessage) => {
                 "its first message, since it was given up or the node started, came here".to_owned()
             }
             Some(Why::Moved(from)) => format!("an operator moved it here from core {}", from.0),
             None => "it is starting here, or ending, or on its way here".to_owned(),
-        }
+        };
+        Here { why, tallied: resident.map(|resident| resident.tally.read()) }
     }
 
     /// Looks whether an object that should move may, until it has, or it is too late.
@@ -302,7 +306,7 @@ impl CoreObjects {
     fn tell_operator(&self, object: &ObjectKey, why: &dyn std::fmt::Display) {
         let order = self.homes.borrow_mut().get_mut(object).and_then(|home| home.order.take());
         if let Some(order) = order {
-            let _ = order.send(why.to_string());
+            let _ = order.send(Answer::No(why.to_string()));
         }
     }
 
@@ -396,7 +400,8 @@ impl CoreObjects {
     }
 
     /// Answers whoever sent a letter, on whichever core it waits.
-    pub(super) fn reply(&self, letter: &Letter, reply: Reply) {
+    pub(super) fn reply(&self, letter: &Letter, mut reply: Reply) {
+        letter.trace.tell(self.here(), &mut reply.headers);
         self.hops.send_reply(letter.asker, to_reply(letter.ticket, reply));
     }
 

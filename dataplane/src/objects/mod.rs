@@ -15,6 +15,7 @@
 mod alarms;
 mod ask;
 mod berths;
+mod by_id;
 mod gate;
 mod letter;
 mod line;
@@ -25,6 +26,7 @@ mod sockets;
 mod start;
 mod storage;
 mod talk;
+mod tally;
 mod told;
 mod turn;
 
@@ -182,8 +184,13 @@ impl Objects {
     }
 
     /// The id of the object of this name.
-    fn id(&self, zone: &str, class: &str, name: &str) -> Option<ObjectId> {
+    pub(crate) fn id(&self, zone: &str, class: &str, name: &str) -> Option<ObjectId> {
         Some(ObjectId::named(&self.opened()?.id_key, zone, class, name))
+    }
+
+    /// The core where an object lives, or is about to.
+    pub(crate) fn core(&self, object: &ObjectKey) -> Option<u16> {
+        self.berths.find(object).core().map(|core| u16::from(core.0))
     }
 }
 

@@ -6,6 +6,7 @@ use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership::{Berth, Core};
 use tokio::sync::{mpsc, oneshot};
 
+use super::tally::Tallied;
 use super::{Objects, lock};
 
 /// Orders that wait for one core. They are few: who gives more is told to come again.
@@ -24,7 +25,7 @@ pub(crate) enum Wish {
     Move(Core),
     /// To be given up after its turn.
     Evict,
-    /// To know why it lives where it does.
+    /// To know why it lives where it does, and what it does there.
     Why,
 }
 
@@ -32,8 +33,24 @@ pub(crate) enum Wish {
 pub(super) struct Order {
     pub(super) object: ObjectKey,
     pub(super) wish: Wish,
-    /// The answer to `Why`; of the other wishes, why they were refused. Dropped, it is under way.
-    pub(super) answer: oneshot::Sender<String>,
+    /// Dropped, it is under way.
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+/// What a core says of a wish.
+pub(super) enum Answer {
+    /// It is refused.
+    No(String),
+    /// What was to be known.
+    Here(Here),
+}
+
+/// What the core knows of an object that lives there.
+pub(super) struct Here {
+    /// Why it lives there, in a sentence.
+    pub(super) why: String,
+    /// What was counted of it.
+    pub(super) tallied: Option<Tallied>,
 }
 
 /// Why something that was wanted does not happen.
@@ -64,7 +81,7 @@ impl Objects {
         receiver
     }
 
-    fn order(&self, core: Core, object: ObjectKey, wish: Wish) -> Result<oneshot::Receiver<String>, NotDone> {
+    fn order(&self, core: Core, object: ObjectKey, wish: Wish) -> Result<oneshot::Receiver<Answer>, NotDone> {
         let (answer, receiver) = oneshot::channel();
         let orders = lock(&self.orders);
         let sender = orders.get(&u16::from(core.0)).ok_or_else(|| refused("its core takes no orders"))?;
@@ -100,19 +117,22 @@ impl Objects {
         })
     }
 
-    /// Why an object lives where it does, in a sentence.
-    pub(super) fn why(&self, object: ObjectKey, core: Core) -> Option<String> {
-        self.order(core, object, Wish::Why).ok()?.blocking_recv().ok()
+    /// What is known of an object that lives on that core. Waits for the core: not for a core.
+    pub(super) fn here(&self, object: ObjectKey, core: Core) -> Option<Here> {
+        match self.order(core, object, Wish::Why).ok()?.blocking_recv().ok()? {
+            Answer::Here(here) => Some(here),
+            Answer::No(_) => None,
+        }
     }
 
     fn wait_for(
         &self,
-        answer: &mut oneshot::Receiver<String>,
+        answer: &mut oneshot::Receiver<Answer>,
         done: impl Fn() -> bool,
     ) -> Result<(), NotDone> {
         let began = Instant::now();
         loop {
-            if let Ok(reason) = answer.try_recv() {
+            if let Ok(Answer::No(reason)) = answer.try_recv() {
                 return Err(NotDone::Refused(reason));
             }
             if done() {

@@ -9,6 +9,7 @@ use berth_protocol::object::{Epoch, ObjectKey};
 use berth_protocol::ownership::Event;
 use bytes::Bytes;
 
+use super::by_id::may_start_without_a_name;
 use super::letter::Letter;
 use super::live::{CoreObjects, Resident, Why};
 use super::sockets::Done;
@@ -66,6 +67,9 @@ async fn make(
     let opened = objects.node.opened().ok_or("the node's objects are not open")?;
     let store = opened.store.clone();
     let found = opened.readers.run(move || look(&store, object)).await.ok_or("the node ends")??;
+    if letter.name.is_none() && !may_start_without_a_name(object.id, found.schema.is_some()) {
+        return Err("it was asked for by its id, and nobody knows its name".to_owned());
+    }
     let shelf = Arc::new(Shelf::new(
         opened.store.clone(),
         opened.readers.clone(),
@@ -107,11 +111,11 @@ async fn make(
         shelf.commit(outcome.effects).await.map_err(|error| error.to_string())?;
     }
     objects.release(&object, outcome.sends.into_iter().map(Done::Command).collect());
-    let releases = Arc::default();
+    let (releases, tally) = (Arc::default(), Arc::default());
     Ok((
         found.epoch,
         instance,
-        Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases, logs },
+        Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases, logs, tally },
     ))
 }
 

@@ -294,7 +294,7 @@ async fn tell(
     let (began, mut pause) = (Instant::now(), PAUSE);
     loop {
         let chain = Chain::outside();
-        let from = From { client, number: workers.new_request(), chain: &chain };
+        let from = From { client, number: workers.new_request(), chain: &chain, debug: false };
         let reply = workers.tell_object(zone, class, (object, Some(name)), says.clone(), from).await;
         match reply.status {
             StatusCode::NO_CONTENT => return Told::Handled,

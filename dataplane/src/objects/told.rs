@@ -35,6 +35,9 @@ pub(crate) struct Shown {
     why: String,
     /// WebSockets that are open or about to be.
     sockets: usize,
+    /// Messages whose turns began since the instance was made, and the hops that they made; nothing, if there is none.
+    messages: Option<u64>,
+    hops: Option<u64>,
 }
 
 /// Which objects are wanted.
@@ -88,12 +91,15 @@ impl Objects {
             Berth::Moving { .. } => "moving",
             Berth::Abdicating { .. } => "abdicating",
         };
-        let why = berth.core().and_then(|core| self.why(object, core));
-        let why = why.unwrap_or_else(|| {
-            "no instance lives: its next message starts one on the core where it arrives".to_owned()
-        });
+        let here = berth.core().and_then(|core| self.here(object, core));
+        let tallied = here.as_ref().and_then(|here| here.tallied);
+        let why = here.map_or_else(
+            || "no instance lives: its next message starts one on the core where it arrives".to_owned(),
+            |here| here.why,
+        );
+        let (messages, hops) = (tallied.map(|tallied| tallied.messages), tallied.map(|tallied| tallied.hops));
         let sockets = self.sockets.count(&object);
-        Ok(Some(Shown { object: told, state, why, sockets }))
+        Ok(Some(Shown { object: told, state, why, sockets, messages, hops }))
     }
 
     /// The key of the object with this id: one that has stored something, or lives.

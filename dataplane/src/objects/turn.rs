@@ -82,12 +82,14 @@ impl CoreObjects {
         epoch: Epoch,
         message: Message,
     ) -> Option<Event<Box<Letter>>> {
-        let letter = *message.body;
+        let mut letter = *message.body;
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
             self.reply(&letter, Reply::problem(Problem::Internal));
             return Some(Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         };
+        letter.trace.begin(message.hops, epoch);
+        resident.tally.count(message.hops);
         let place = Rc::new(resident.releases.enter());
         let running = Running::new();
         self.set_running(&object, Some(Rc::clone(&running)));
@@ -96,6 +98,7 @@ impl CoreObjects {
             let mut guard = OnPanic(Some((Rc::clone(&workers), object, trapped)));
             match run(&workers, instance, &resident, &letter, (&running, &place)).await {
                 Some(ended) => {
+                    letter.trace.end();
                     workers.objects.set_running(&object, None);
                     end(&workers, (object, epoch), &resident, &letter, ended, &place).await;
                 }

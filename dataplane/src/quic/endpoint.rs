@@ -26,7 +26,7 @@ use quinn_proto::{
 };
 
 use self::hand_over::{Flights, Screening};
-use super::first_flight::Hosts;
+use super::first_flight::Rules;
 use super::keys::{Ids, QuicKeys, Resets, Tokens};
 use super::link::{Allowance, Driver, Link, Proof, Serving, State};
 use super::owners::{Owner, Owners};
@@ -71,8 +71,8 @@ pub struct Settings {
     pub generation: Generation,
     /// The configuration of QUIC.
     pub config: config::Quic,
-    /// Which cores have the connections of which hosts, if there are rules.
-    pub hosts: Option<Arc<Hosts>>,
+    /// Which cores have the connections of which hosts.
+    pub rules: Arc<Rules>,
 }
 
 /// What an endpoint needs of its core.
@@ -170,8 +170,8 @@ pub struct Endpoint {
     links: RefCell<Vec<Option<Rc<Link>>>>,
     /// First packets that wait.
     strangers: RefCell<VecDeque<(Arrived, Screening)>>,
-    /// First flights that may belong to another core, if there are rules.
-    flights: Option<Flights>,
+    /// First flights that may belong to another core.
+    flights: Flights,
     /// The id of the last datagram that belonged here: a train's datagrams mostly have the same.
     last: Cell<[u8; CID_LEN]>,
     /// Connections that wait for room in the socket.
@@ -209,10 +209,7 @@ impl Endpoint {
             owners,
             links: RefCell::default(),
             strangers: RefCell::default(),
-            flights: settings
-                .hosts
-                .clone()
-                .map(|hosts| Flights::new(hosts, core, shared.limits.handshake_timeout)),
+            flights: Flights::new(Arc::clone(&settings.rules), core, shared.limits.handshake_timeout),
             last: Cell::new([0; CID_LEN]),
             senders: RefCell::default(),
             task: RefCell::new(Waker::noop().clone()),

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, Incoming};
 
 use super::endpoint::{Arrived, Settings, destination_id, machine};
-use super::first_flight::{FirstFlights, HOLD, Hosts, Verdict, read_unsealed};
+use super::first_flight::{FirstFlights, HOLD, Hosts, NoHomes, Rules, Verdict, read_unsealed};
 use super::keys::QuicKeys;
 use crate::config::{Config, ConnectionIds, HostRule, Limits, Quic};
 use crate::keyring::{Keyring, RootSecret, Schedule};
@@ -45,10 +45,11 @@ static SITE: LazyLock<Site> = LazyLock::new(|| {
         connection_id_lifetime: Duration::from_secs(600),
         hosts: vec![HostRule { host: "*".to_owned(), core: 1 }],
     };
-    let hosts = Hosts::new(&config.hosts, 2).expect("the rule is right").map(Arc::new);
+    let hosts = Hosts::new(&config.hosts, 2).expect("the rule is right");
+    let rules = Arc::new(Rules::new(hosts, Arc::new(NoHomes)));
     let generation = Generation::new(0).expect("0 is a generation");
     let here = Destination { server: 7, core: 0, generation };
-    let settings = Settings { keys, tls: Arc::new(tls), cores: 2, generation, config, hosts };
+    let settings = Settings { keys, tls: Arc::new(tls), cores: 2, generation, config, rules };
     Site { settings, limits, here }
 });
 
@@ -103,8 +104,8 @@ struct Screen {
 
 impl Screen {
     fn new(site: &Site) -> Self {
-        let hosts = site.settings.hosts.clone().expect("the site has a rule");
-        Self { flights: FirstFlights::new(hosts, 0, site.limits.handshake_timeout), inside: 0 }
+        let rules = Arc::clone(&site.settings.rules);
+        Self { flights: FirstFlights::new(rules, 0, site.limits.handshake_timeout), inside: 0 }
     }
 
     fn take(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {

@@ -24,8 +24,8 @@
 //!   has retired and that is still on its way ([`owners`]).
 //! - Before its address is proved a client gets at most three times the bytes that it sent (`link::Allowance`), and while
 //!   more than `limits.http3.retry_above` handshakes are open, a Retry and no memory.
-//! - A first flight is handed to the core of its host, if `quic.hosts` gives it one, and moves once: what was handed over
-//!   is accepted, refused or retried where it came to. Without rules no first packet is read here ([`first_flight`]).
+//! - A first flight is handed to the core of its host, if `quic.hosts` or an object gives it one, and moves once: what was
+//!   handed over is accepted, refused or retried where it came to. Without rules no first packet is read here ([`first_flight`]).
 //! - Every queue has a bound: datagrams that wait for their connection ([`link`]), first packets ([`endpoint`]), first
 //!   flights that wait for their rest, and ids that are remembered ([`first_flight`]).
 //!
@@ -42,7 +42,7 @@ mod owners;
 mod streams;
 
 pub use endpoint::{Endpoint, Settings, Shared};
-pub use first_flight::{Hosts, HostsError};
+pub use first_flight::{Homes, Hosts, HostsError, Rules};
 #[doc(hidden)]
 pub use fuzz::fuzz_logic;
 pub use keys::QuicKeys;

@@ -26,9 +26,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("berth-request-id");
 const OURS: &str = "berth-";
 
 impl CoreWorkers {
-    /// Answers a client's request to a zone.
-    pub async fn answer(self: Rc<Self>, zone: Arc<Zone>, request: Request) -> Reply {
-        match zone.handler(&request.target) {
+    /// Answers a client's request to a zone, by who was found there.
+    pub async fn answer(self: Rc<Self>, zone: Arc<Zone>, handler: Handler, request: Request) -> Reply {
+        match handler {
             Handler::Nothing => Reply::problem(Problem::NoRoute),
             Handler::Origin => self.fetch_origin(&zone, request).await,
             Handler::Object(class, name) => self.ask_object(&zone, &class, &name, request).await,

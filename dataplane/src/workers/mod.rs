@@ -5,6 +5,7 @@
 //! sends what guests send (`send`): to a zone of this node in process, to others over sockets.
 
 mod call;
+mod homes;
 mod out;
 mod reach;
 mod send;

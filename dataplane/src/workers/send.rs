@@ -2,7 +2,7 @@
 //!
 //! A guest's request to another zone has an outside client's rights: it goes through the routes of that zone like any
 //! other, and its guest gets nothing of the one that asked. A request to the guest's own zone goes to the zone's origin;
-//! the zone's workers do not answer their own.
+//! the zone's workers do not answer their own. Its objects do, by their hosts as by the names that only guests know.
 //!
 //! The call that asked goes on with what it asked in its own task: on the bill of the same client, before the core turns
 //! to others, and no longer than its guest lives.
@@ -22,7 +22,7 @@ use crate::http::body::Body;
 use crate::http::message::{Problem, Reply};
 use crate::http::target::{Host, Target};
 use crate::outgoing::{Destination, HostField};
-use crate::zones::{Handler, Zone};
+use crate::zones::{BY_ID, Handler, HostedObject, Zone};
 
 /// Calls that may stand above one another. Each holds an instance.
 const DEPTH_MAX: u8 = 8;
@@ -52,17 +52,27 @@ impl CoreWorkers {
         if let Some(object) = host.as_str().strip_suffix(OBJECTS) {
             return self.send_to_object(object, request, &context).await;
         }
+        let object = self.zones().hosts().object_for(Some(&host), &target);
+        if let Some(HostedObject { zone, class, name, .. }) = object {
+            return match zone.name == context.zone.name {
+                true => {
+                    Ok(inbound(self.ask_object_of(&zone, &class, name.as_str(), request, &context).await))
+                }
+                false => self.send_to_zone(zone, Handler::Object(class, name), request, context).await,
+            };
+        }
         let zone = self.zones().hosts().find(Some(&host), &target);
         match zone {
             Some(zone) if zone.name != context.zone.name => {
-                self.send_to_zone(zone, &target, request, context).await
+                let handler = zone.handler(&target);
+                self.send_to_zone(zone, handler, request, context).await
             }
             Some(zone) => self.send_to_origin(&zone, request).await,
             None => self.send_out(request, &context).await,
         }
     }
 
-    /// To an object of the guest's own zone: `NAME.CLASS`, before the suffix that all of them have.
+    /// To an object of the guest's own zone: `NAME.CLASS` or `ID.id`, before the suffix that all of them have.
     async fn send_to_object(
         &self,
         object: &str,
@@ -70,6 +80,9 @@ impl CoreWorkers {
         context: &Arc<Context>,
     ) -> Result<Inbound, ErrorCode> {
         let (name, class) = object.rsplit_once('.').ok_or(ErrorCode::DestinationNotFound)?;
+        if class == BY_ID {
+            return Ok(inbound(self.ask_object_by_id(name, request, context).await));
+        }
         let class = context.zone.class(class).ok_or(ErrorCode::DestinationNotFound)?;
         Ok(inbound(self.ask_object_of(&context.zone, class, name, request, context).await))
     }
@@ -77,12 +90,12 @@ impl CoreWorkers {
     async fn send_to_zone(
         self: Rc<Self>,
         zone: Arc<Zone>,
-        target: &Target,
+        handler: Handler,
         request: Outbound,
         context: Arc<Context>,
     ) -> Result<Inbound, ErrorCode> {
         self.links.numbers.zone_requests.add(1);
-        let reply = match zone.handler(target) {
+        let reply = match handler {
             _ if context.depth + 1 >= DEPTH_MAX || context.has_zone(&zone.name) => {
                 self.links.numbers.zone_loops.add(1);
                 tracing::debug!(
@@ -95,7 +108,9 @@ impl CoreWorkers {
             }
             Handler::Nothing => Reply::problem(Problem::NoRoute),
             Handler::Origin => return self.send_to_origin(&zone, request).await,
-            Handler::Object(class, name) => self.ask_object_of(&zone, &class, &name, request, &context).await,
+            Handler::Object(class, name) => {
+                self.ask_object_of(&zone, &class, name.as_str(), request, &context).await
+            }
             Handler::Worker(worker) => {
                 tracing::debug!(
                     zone = zone.name,

@@ -9,6 +9,7 @@ use berth_isolate_host::{Limits, object};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
+use super::object_hosts::ObjectHost;
 use crate::config::units::{parse_duration, parse_size, show_duration, show_size};
 use crate::objects::{WINDOW_DEFAULT, WINDOW_MOST};
 use crate::outgoing::Destination;
@@ -16,7 +17,7 @@ use crate::router::{Pattern, Router};
 
 /// Bytes of a name of a zone or worker: those of a label in the DNS.
 const NAME_MAX: usize = 63;
-/// Host names of one zone.
+/// Host names of one zone, and patterns of hosts of one class.
 const HOSTS_MAX: usize = 100;
 /// Workers of one zone.
 const WORKERS_MAX: usize = 100;
@@ -53,7 +54,11 @@ pub struct ClassDocument {
     /// The id of its script.
     pub script: String,
     /// Patterns of the paths that its objects answer; `:name` is the object's name.
+    #[serde(default)]
     pub routes: Vec<String>,
+    /// Patterns of the hosts that its objects answer; `:name`, the first label, is the object's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// The version of what its objects store. When it rises, each object is brought to it at its next start.
     #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
     pub version: u32,
@@ -178,6 +183,8 @@ pub struct CheckedClass {
     pub storage: u64,
     /// How long an answer is kept for requests that repeat the key of its request.
     pub idempotency: Duration,
+    /// The hosts of its objects.
+    pub hosts: Vec<ObjectHost>,
 }
 
 /// A worker that is right.
@@ -226,6 +233,9 @@ pub fn is_name(text: &str) -> bool {
 
 /// The parameter of a route of a class that names the object.
 pub(super) const OBJECT_NAME: &str = "name";
+
+/// What stands in the place of a class in the host of an object that is asked for by its id.
+pub(crate) const BY_ID: &str = "id";
 
 /// Whether a class may have this name.
 fn is_class_name(text: &str) -> bool {
@@ -374,6 +384,16 @@ impl ClassDocument {
                 "{place}: a class's name is 1 to 63 of letters, digits and -, beginning with a letter"
             ));
         }
+        if name.eq_ignore_ascii_case(BY_ID) {
+            wrong.add(format!(
+                "{place}: no class has this name: ID.{BY_ID}.object.internal is the object of an id"
+            ));
+        }
+        if self.hosts.len() > HOSTS_MAX {
+            wrong.add(format!("{place}.hosts: at most {HOSTS_MAX}"));
+        }
+        let parse = |host: &String| wrong.take(&format!("{place}.hosts"), ObjectHost::parse(host));
+        let hosts = self.hosts.iter().take(HOSTS_MAX).filter_map(parse).collect();
         let mut limits = Reader { place: &format!("{place}.limits"), wrong };
         let storage = limits.size(
             "storage",
@@ -390,7 +410,7 @@ impl ClassDocument {
             limits: &self.limits,
         };
         let code = code.check(name, &place, wrong)?;
-        Some(CheckedClass { code, version: self.version, storage, idempotency })
+        Some(CheckedClass { code, version: self.version, storage, idempotency, hosts })
     }
 }
 

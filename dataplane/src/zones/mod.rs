@@ -5,6 +5,7 @@
 //! back is a deployment of what is known already.
 
 mod document;
+mod object_hosts;
 mod store;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,14 +19,17 @@ use berth_isolate_host::library::{Entry, ScriptId};
 use berth_protocol::object::Scope;
 use serde::Serialize;
 
+pub(crate) use document::BY_ID;
 pub use document::{Document, Wrong, fuzz_logic, is_name};
+pub use object_hosts::{HostedObject, ObjectHost};
 pub use store::{StoreError, Version};
 
 use crate::enforce::Who;
-use crate::http::target::{Host, Target};
+use crate::http::target::{Form, Host, Target};
 use crate::outgoing::Destination;
 use crate::router::{Explanation, Pattern, Router};
 use document::{Checked, CheckedClass, OBJECT_NAME, Place};
+use object_hosts::{Claim, ObjectHosts};
 use store::{Record, Store};
 
 /// Zones of a node.
@@ -124,6 +128,11 @@ impl Zone {
         self.classes.iter().find(|class| class.code.name.eq_ignore_ascii_case(name))
     }
 
+    /// Its classes.
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<Class>> {
+        self.classes.iter()
+    }
+
     /// Which of its workers' routes match this target, and why one wins.
     pub fn explain<'a>(&'a self, target: &'a Target) -> Explanation<'a> {
         self.routes.explain(None, target)
@@ -134,6 +143,7 @@ impl Zone {
 #[derive(Debug)]
 pub struct Hosts {
     router: Router<Arc<Zone>>,
+    objects: ObjectHosts,
     named: BTreeMap<String, Arc<Zone>>,
 }
 
@@ -141,6 +151,21 @@ impl Hosts {
     /// The zone that a host belongs to.
     pub fn find(&self, host: Option<&Host<'_>>, target: &Target) -> Option<Arc<Zone>> {
         self.router.find(host, target).map(|found| Arc::clone(found.value()))
+    }
+
+    /// The object that a host names.
+    pub fn object(&self, host: &Host<'_>) -> Option<HostedObject> {
+        self.objects.find(host.as_str())
+    }
+
+    /// The object that answers this target, since the host names it: it has all paths.
+    pub fn object_for(&self, host: Option<&Host<'_>>, target: &Target) -> Option<HostedObject> {
+        if target.form() == Form::Asterisk { None } else { self.object(host?) }
+    }
+
+    /// Whether any host names an object.
+    pub fn has_objects(&self) -> bool {
+        !self.objects.is_empty()
     }
 
     /// Which zones' hosts match a host, and why one wins.
@@ -371,6 +396,14 @@ impl Zones {
         let mut routes = Vec::new();
         for (zone, record) in &kept.records {
             let Some(document) = record.current().map(|current| &current.document) else { continue };
+            for (name, class) in &document.objects {
+                routes.extend(class.hosts.iter().map(|host| RouteShown {
+                    host: host.clone(),
+                    path: "/*".to_owned(),
+                    zone: zone.clone(),
+                    worker: Some(name.clone()),
+                }));
+            }
             for host in &document.hosts {
                 let route = |path: &str, worker: Option<&String>| RouteShown {
                     host: host.clone(),
@@ -424,19 +457,25 @@ fn build(records: &BTreeMap<String, Record>) -> Result<Hosts, Wrong> {
     let mut wrong = Wrong::default();
     let mut named = BTreeMap::new();
     let mut hosts: Vec<(Pattern, Arc<Zone>)> = Vec::new();
+    let mut claims = Vec::new();
     for (name, record) in records {
         let Some(current) = record.current() else { continue };
         match current.document.check() {
             Ok(checked) => {
-                let (patterns, zone) = make(name, current.version, checked);
+                let (patterns, of_objects, zone) = make(name, current.version, checked);
+                claims.extend(of_objects);
                 named.insert(name.clone(), Arc::clone(&zone));
                 hosts.extend(patterns.into_iter().map(|pattern| (pattern, Arc::clone(&zone))));
             }
             Err(more) => wrong.0.extend(more.0.into_iter().map(|text| format!("zone {name}: {text}"))),
         }
     }
+    let objects = ObjectHosts::new(claims, &hosts).unwrap_or_else(|more| {
+        wrong.0.extend(more.0);
+        ObjectHosts::default()
+    });
     match Router::new(hosts) {
-        Ok(router) if wrong.0.is_empty() => Ok(Hosts { router, named }),
+        Ok(router) if wrong.0.is_empty() => Ok(Hosts { router, objects, named }),
         Ok(_) => Err(wrong),
         Err(errors) => {
             // The router speaks of routes; here they are the hosts of zones.
@@ -446,7 +485,7 @@ fn build(records: &BTreeMap<String, Record>) -> Result<Hosts, Wrong> {
     }
 }
 
-fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Arc<Zone>) {
+fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Vec<Claim>, Arc<Zone>) {
     let code = |code: document::CheckedWorker| {
         Arc::new(Worker {
             name: code.name,
@@ -457,12 +496,14 @@ fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Arc<Zone>)
             entry: OnceLock::new(),
         })
     };
-    let classes = checked.classes.into_iter().map(|class| {
+    let (mut classes, mut hosts) = (Vec::new(), Vec::new());
+    for class in checked.classes {
         let scope = Scope::new(name, &class.code.name);
-        let CheckedClass { code: checked, version, storage, idempotency } = class;
-        Arc::new(Class { code: code(checked), scope, version, storage, idempotency })
-    });
-    let classes = classes.collect();
+        let CheckedClass { code: checked, version, storage, idempotency, hosts: claimed } = class;
+        let made = Arc::new(Class { code: code(checked), scope, version, storage, idempotency });
+        hosts.extend(claimed.into_iter().map(|host| (host, Arc::clone(&made))));
+        classes.push(made);
+    }
     let zone = Zone {
         name: name.to_owned(),
         who: Who { zone: name.into(), tenant: checked.tenant.into() },
@@ -472,5 +513,7 @@ fn make(name: &str, version: u64, checked: Checked) -> (Vec<Pattern>, Arc<Zone>)
         classes,
         routes: checked.routes,
     };
-    (checked.hosts, Arc::new(zone))
+    let zone = Arc::new(zone);
+    let claims = hosts.into_iter().map(|(host, class)| (host, Arc::clone(&zone), class)).collect();
+    (checked.hosts, claims, zone)
 }

@@ -18,6 +18,7 @@ mod kernel;
 mod life;
 mod objects;
 mod objects_chat;
+mod objects_hosts;
 mod objects_keys;
 mod objects_sockets;
 mod quic;

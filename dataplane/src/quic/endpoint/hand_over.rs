@@ -1,8 +1,9 @@
 //! Does what [`FirstFlights`] decides: holds, hands over, forwards, or accepts here.
 //!
-//! Only where `quic.hosts` has rules; without them a stranger's datagram goes straight to the state machine, and none of
-//! this exists. A datagram that was handed over is never looked at again: the rules are the same on all cores, and so it
-//! moves once, whatever they say.
+//! Only while there are rules, of `quic.hosts` or of a class with hosts; without them a stranger's datagram goes straight
+//! to the state machine. Rules come and go as zones are deployed, so that this is asked each time; what was begun is ended
+//! all the same. A datagram that was handed over is never looked at again, and so it moves once, whatever has become of the
+//! rules and of the object meanwhile.
 //!
 //! **Retry.** Who must prove its address first is asked before its flight is read, so that a flood of strangers costs a
 //! Retry and no memory, as it does without rules. The client's next Initials carry the id of the Retry, which names this
@@ -22,12 +23,13 @@ use berth_protocol::{Crossing, DatagramEnvelope};
 use berth_runtime::Deadline;
 use bytes::BytesMut;
 
-use super::super::first_flight::{Because, FirstFlights, Hosts, Verdict};
+use super::super::first_flight::{Because, FirstFlights, Rules, Verdict};
 use super::super::link::Proof;
 use super::{Arrived, Endpoint, destination_id, is_long};
 
 /// The first flights of an endpoint.
 pub(super) struct Flights {
+    rules: Arc<Rules>,
     table: RefCell<FirstFlights>,
     /// When a flight has been held for long enough.
     deadline: Deadline,
@@ -43,9 +45,14 @@ pub(super) enum Screening {
 }
 
 impl Flights {
-    pub(super) fn new(hosts: Arc<Hosts>, here: u16, handshake_timeout: Duration) -> Self {
-        let table = RefCell::new(FirstFlights::new(hosts, here, handshake_timeout));
-        Self { table, deadline: Deadline::new() }
+    pub(super) fn new(rules: Arc<Rules>, here: u16, handshake_timeout: Duration) -> Self {
+        let table = RefCell::new(FirstFlights::new(Arc::clone(&rules), here, handshake_timeout));
+        Self { rules, table, deadline: Deadline::new() }
+    }
+
+    /// Whether a datagram may belong to another core by its host.
+    fn are_read(&self) -> bool {
+        self.rules.any() || !self.table.borrow().is_empty()
     }
 }
 
@@ -64,16 +71,18 @@ impl Endpoint {
 
     /// Whether an id of this core is that of a Retry, so that its datagram may begin a connection.
     pub(super) fn is_retried(&self, arrived: &Arrived) -> bool {
-        self.flights.is_some()
-            && is_long(&arrived.bytes)
+        is_long(&arrived.bytes)
+            && self.flights.are_read()
             && destination_id(&arrived.bytes).is_some_and(|id| self.keys.is_of_nobody(id))
     }
 
     /// Finds the core for a datagram that may begin a connection, or belongs to a beginning.
     pub(super) fn screen(self: &Rc<Self>, arrived: Arrived, proof: Proof) {
-        let Some(flights) = &self.flights else { return self.handle(arrived, Proof::None) };
+        if !self.flights.are_read() {
+            return self.handle(arrived, Proof::None);
+        }
         let now = berth_runtime::now();
-        let mut table = flights.table.borrow_mut();
+        let mut table = self.flights.table.borrow_mut();
         let turned_away = self.shared.drain.is_on() || (proof == Proof::None && self.is_busy());
         if turned_away && !table.knows(now, &arrived) {
             drop(table);
@@ -86,8 +95,7 @@ impl Endpoint {
 
     /// Accepts here what was held for too long, and sees to it that this is called again in time.
     pub(super) fn tend_flights(self: &Rc<Self>, cx: &mut Context<'_>) {
-        let Some(flights) = &self.flights else { return };
-        let now = berth_runtime::now();
+        let (flights, now) = (&self.flights, berth_runtime::now());
         loop {
             let verdict = flights.table.borrow_mut().handle_timeout(now);
             let Some(verdict) = verdict else { break };
@@ -142,9 +150,7 @@ impl Endpoint {
         let Some(first) = rest.next() else { return };
         if let Err(first) = self.send_across(core, first) {
             numbers.quic_flights_kept.add(1);
-            if let Some(flights) = &self.flights {
-                flights.table.borrow_mut().stays(&first);
-            }
+            self.flights.table.borrow_mut().stays(&first);
             return std::iter::once(first).chain(rest).for_each(|arrived| self.handle(arrived, Proof::None));
         }
         numbers.quic_flights_handed_over.add(1);

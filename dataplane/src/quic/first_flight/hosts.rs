@@ -1,12 +1,14 @@
 //! Which core a connection belongs to, by the host name that its client asks for.
 //!
-//! The rules stand in `quic.hosts`; later they will be those of the objects that own hosts. A name is matched as the
-//! host of a request is: the table is a [`Router`] of hosts alone, so that the two can never differ.
+//! The rules of the configuration stand in `quic.hosts`: a table of them is [`Hosts`]. A name is matched as the host of a
+//! request is: the table is a [`Router`] of hosts alone, so that the two can never differ. The hosts of objects come with
+//! classes, and their cores change as objects move: [`Homes`] is asked anew for each connection. [`Rules`] is both.
 //!
 //! Invariant: every core that a rule names exists.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -100,6 +102,57 @@ impl Hosts {
 
 const ROOT: &str = "/";
 
+/// Who knows where objects live that have hosts. All cores ask, so that it answers without a lock, and what is so now.
+pub trait Homes: Send + Sync {
+    /// Whether any host may name an object.
+    fn any(&self) -> bool;
+    /// The core of the object that a host names, if it lives.
+    fn core(&self, host: &Host<'_>) -> Option<u16>;
+}
+
+/// All that gives connections a core.
+pub struct Rules {
+    hosts: Option<Hosts>,
+    homes: Arc<dyn Homes>,
+}
+
+impl Rules {
+    /// What the configuration says, and where objects live.
+    pub fn new(hosts: Option<Hosts>, homes: Arc<dyn Homes>) -> Self {
+        Self { hosts, homes }
+    }
+
+    /// Whether there is any rule. Without one no first flight is read.
+    pub(in crate::quic) fn any(&self) -> bool {
+        self.hosts.is_some() || self.homes.any()
+    }
+
+    /// The core of the host of this name. An object that lives knows better than the configuration.
+    pub(super) fn core(&self, name: Option<&str>) -> Option<u16> {
+        let of_object = || self.homes.core(&Host::parse(name?.as_bytes()).ok()?);
+        of_object().or_else(|| self.hosts.as_ref()?.core(name))
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Rules").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+/// Where no object has a host.
+pub(in crate::quic) struct NoHomes;
+
+impl Homes for NoHomes {
+    fn any(&self) -> bool {
+        false
+    }
+
+    fn core(&self, _host: &Host<'_>) -> Option<u16> {
+        None
+    }
+}
+
 impl fmt::Debug for Hosts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Hosts").field("rules", &self.table.routes().len()).finish_non_exhaustive()
@@ -132,6 +185,40 @@ mod tests {
         }
         let all = Hosts::new(&[rule("*", 1)], 2).unwrap().unwrap();
         assert_eq!((all.core(None), all.core(Some("any.test"))), (Some(1), Some(1)));
+    }
+
+    /// One object lives.
+    struct Object(&'static str, u16);
+
+    impl Homes for Object {
+        fn any(&self) -> bool {
+            true
+        }
+
+        fn core(&self, host: &Host<'_>) -> Option<u16> {
+            (host.as_str() == self.0).then_some(self.1)
+        }
+    }
+
+    #[test]
+    fn an_object_that_lives_comes_before_the_configuration() {
+        let hosts = || Hosts::new(&[rule("*.example", 2)], 4).unwrap();
+        let rules = Rules::new(hosts(), Arc::new(Object("ada.example", 3)));
+        assert!(rules.any());
+        for (name, core) in [
+            (Some("ada.example"), Some(3)),
+            (Some("ADA.Example."), Some(3)),
+            (Some("bob.example"), Some(2)),
+            (Some("other.test"), None),
+            (Some("not a name"), None),
+            (None, None),
+        ] {
+            assert_eq!(rules.core(name), core, "{name:?}");
+        }
+        let rules = Rules::new(None, Arc::new(Object("ada.example", 3)));
+        assert_eq!((rules.any(), rules.core(Some("ada.example"))), (true, Some(3)));
+        assert!(Rules::new(hosts(), Arc::new(NoHomes)).any());
+        assert!(!Rules::new(None, Arc::new(NoHomes)).any());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! First flights: whose core is a new connection's, and what is kept until that is known.
 //!
 //! A new QUIC connection comes to whatever core its addresses lead to. Where a rule gives its host a core
-//! ([`Hosts`]), what its client sent so far, its *first flight*, is handed to that core, which accepts it and issues ids
+//! ([`Rules`]), what its client sent so far, its *first flight*, is handed to that core, which accepts it and issues ids
 //! that name itself: all that follows arrives there directly, and requests need not hop.
 //!
 //! ```text
@@ -51,7 +51,8 @@ use quinn_proto::ConnectionId;
 use rustls::quic::DirectionalKeys;
 
 use self::hello::{Hello, Said};
-pub use self::hosts::{Hosts, HostsError};
+pub(super) use self::hosts::NoHomes;
+pub use self::hosts::{Homes, Hosts, HostsError, Rules};
 use self::initial::ID_BYTES_MAX;
 use super::endpoint::{Arrived, destination_id};
 
@@ -121,7 +122,7 @@ pub(super) enum Because {
 
 /// What one core knows of first flights at one listener.
 pub(super) struct FirstFlights {
-    hosts: Arc<Hosts>,
+    rules: Arc<Rules>,
     here: u16,
     held: HashMap<Key, Flight>,
     remembered: Remembered,
@@ -138,8 +139,13 @@ struct Flight {
 impl FirstFlights {
     /// For the core `here`. A handshake is over after `handshake_timeout`: then the core that has the connection gives it
     /// up, and an id that comes later begins another.
-    pub(super) fn new(hosts: Arc<Hosts>, here: u16, handshake_timeout: Duration) -> Self {
-        Self { hosts, here, held: HashMap::new(), remembered: Remembered::new(handshake_timeout) }
+    pub(super) fn new(rules: Arc<Rules>, here: u16, handshake_timeout: Duration) -> Self {
+        Self { rules, here, held: HashMap::new(), remembered: Remembered::new(handshake_timeout) }
+    }
+
+    /// Whether nothing is held or remembered: then only rules make a stranger's datagram worth a look.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.remembered.len() == 0
     }
 
     /// Whether something came with this original id from this client before. Such a datagram goes where those did,
@@ -203,7 +209,7 @@ impl FirstFlights {
             Said::Nonsense => return self.settle_here(now, key, flight, Because::Unreadable),
             Said::Incomplete => return self.hold(now, key, flight),
         };
-        match self.hosts.core(name.as_deref()) {
+        match self.rules.core(name.as_deref()) {
             Some(core) if core != self.here => {
                 self.remembered.insert(now, key, core);
                 Verdict::HandOver(core, flight.datagrams)

@@ -118,7 +118,7 @@ fn flights() -> FirstFlights {
     let rule = |host: &str, core| HostRule { host: host.to_owned(), core };
     let rules = [rule("there.example", THERE), rule("*.there.example", THERE), rule("here.example", HERE)];
     let hosts = Hosts::new(&rules, 2).unwrap().unwrap();
-    FirstFlights::new(Arc::new(hosts), HERE, TIME)
+    FirstFlights::new(Arc::new(Rules::new(Some(hosts), Arc::new(NoHomes))), HERE, TIME)
 }
 
 /// What became of datagrams, in words that compare.
