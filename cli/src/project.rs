@@ -257,7 +257,8 @@ fn all<T>(root: &Section<'_>, name: &str, rule: &Rule, read: fn(&Section<'_>) ->
 
 fn worker(section: &Section<'_>) -> Code {
     section.only(&CODE_KEYS);
-    code(section, "\"target/wasm32-wasip2/release/front.wasm\"", "[\"/*\"]")
+    let routes = section.need("routes", Section::texts, "[\"/*\"]").unwrap_or_default();
+    code(section, "\"target/wasm32-wasip2/release/front.wasm\"", routes)
 }
 
 fn class(section: &Section<'_>) -> Class {
@@ -266,8 +267,9 @@ fn class(section: &Section<'_>) -> Class {
     for later in ["hosts", "home"] {
         section.refuse(later, LATER);
     }
-    let example = format!("[\"/counter/{OBJECT_NAME}\"]");
-    let code = code(section, "\"target/wasm32-wasip2/release/counter.wasm\"", &example);
+    // Without routes, workers of the zone alone reach its objects.
+    let routes = section.texts(routes).unwrap_or_default();
+    let code = code(section, "\"target/wasm32-wasip2/release/counter.wasm\"", routes);
     for route in &code.routes {
         if !route.split('/').any(|part| part == OBJECT_NAME) {
             let mistake = format!("has {route:?}, which lacks {OBJECT_NAME}, the name of the object");
@@ -278,10 +280,10 @@ fn class(section: &Section<'_>) -> Class {
 }
 
 /// What workers and classes have in common.
-fn code(section: &Section<'_>, component: &str, routes: &str) -> Code {
+fn code(section: &Section<'_>, component: &str, routes: Vec<String>) -> Code {
     let code = Code {
         component: section.need("component", Section::text, component).unwrap_or_default().into(),
-        routes: section.need("routes", Section::texts, routes).unwrap_or_default(),
+        routes,
         env: section.table("env").map(|env| env.all_texts()).unwrap_or_default(),
         secrets: section.texts("secrets").unwrap_or_default(),
         limits: section.table("limits").map(|limits| limits.all_scalars()).unwrap_or_default(),
@@ -455,7 +457,6 @@ watch = ["src", "Makefile"]
             "line 8: objects.9to5.home is not built yet: take it out for now",
             "line 9: objects.With-2.component is missing; write component = \
              \"target/wasm32-wasip2/release/counter.wasm\"",
-            "line 9: objects.With-2.routes is missing; write routes = [\"/counter/:name\"]",
             "line 10: objects.With-2.version is a number; it must be a whole number",
             "line 11: objects.With-2.watch is not known here; known are component, routes, version, env, secrets, \
              limits, hosts, home",
