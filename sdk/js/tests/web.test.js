@@ -44,6 +44,20 @@ test("bytes that are no text become what node makes of them", () => {
   assert.throws(() => new Decoder("latin1"), RangeError);
 });
 
+test("what is long is the same in pieces", () => {
+  const long = ["x", "ä", "€", "😀", "\ud800"].map((character, at) => `${"y".repeat(at)}${character.repeat(70_000)}`);
+  for (const text of long) {
+    const bytes = new TextEncoder().encode(text);
+    assert.ok(Buffer.from(new Encoder().encode(text)).equals(Buffer.from(bytes)));
+    assert.equal(new Decoder().decode(bytes), text.toWellFormed());
+  }
+  for (const byte of [0x80, 0xc3, 0xe2, 0xf0]) {
+    const broken = new Uint8Array(100_000).fill(byte);
+    broken.fill(0xbf, 32_760, 32_775);
+    assert.equal(new Decoder().decode(broken), new TextDecoder().decode(broken));
+  }
+});
+
 test("headers are those of the standard", () => {
   for (const Kind of [Headers, Head]) {
     const headers = new Kind([["B", " 2 "], ["a", "1"], ["b", "3"], ["Set-Cookie", "x=1"], ["set-cookie", "y=2"]]);

@@ -66,6 +66,8 @@ export default class Checks extends DurableObject {
     is("bytes", [...new TextEncoder().encode("ä€😀")], [195, 164, 226, 130, 172, 240, 159, 152, 128]);
     const broken = new Uint8Array([97, 0xc3, 98, 0xed, 0xa0, 0x80, 0xf0, 0x9f]);
     is("no text", new TextDecoder().decode(broken), "a\ufffdb\ufffd\ufffd\ufffd\ufffd");
+    const long = `${"€".repeat(40_000)}x`;
+    is("long text", new TextDecoder().decode(new TextEncoder().encode(long)) === long, true);
     is("a part", new TextDecoder().decode(new TextEncoder().encode("xäx").subarray(1, 3)), "ä");
     const pieces = new TextDecoder();
     is("pieces", [[0xe2, 0x82], [0xac]].map((some) => pieces.decode(new Uint8Array(some), { stream: true })).join(""), "€");
@@ -106,6 +108,8 @@ export default class Checks extends DurableObject {
     is("beyond", await storage.increment("most", 5).catch((error) => error.code), "overflow");
     is("as it was", await storage.getText("most"), "9007199254740990");
     is("swaps", [await storage.compareAndSwap("s", null, "1"), await storage.compareAndSwap("s", "2", null)], [true, false]);
+    await storage.put("part", new Uint8Array([1, 2, 3, 4]).subarray(1, 3));
+    is("a part of bytes", [...(await storage.get("part"))], [2, 3]);
     await storage.sync();
     await alarms.setIn("later", 1e15, new Uint8Array([255]));
     is("alarms", (await alarms.getAll()).map((alarm) => [alarm.id, alarm.at.getUTCFullYear(), [...alarm.payload]]), [["later", 9999, [255]]]);

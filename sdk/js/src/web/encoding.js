@@ -4,8 +4,30 @@
 const ASCII = /^[\0-\x7f]*$/;
 const NATIVE = typeof Uint8Array.fromBase64 === "function" && typeof Uint8Array.prototype.toBase64 === "function";
 
+/** What is taken at once: what it becomes on the way takes several times its room. */
+const PIECE = 32 * 1024;
+
 /** The bytes of text as UTF-8. Halves of surrogate pairs become U+FFFD. */
 export function encode(text) {
+  if (text.length <= PIECE) return encodePiece(text);
+  const pieces = [];
+  for (let at = 0; at < text.length; ) {
+    let end = at + PIECE;
+    // Not between the halves of a pair.
+    if ((text.charCodeAt(end - 1) & 0xfc00) === 0xd800) end -= 1;
+    pieces.push(encodePiece(text.slice(at, end)));
+    at = end;
+  }
+  const bytes = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
+}
+
+function encodePiece(text) {
   if (NATIVE) return Uint8Array.fromBase64(btoa(ASCII.test(text) ? text : unescape(encodeURIComponent(text.toWellFormed()))));
   const bytes = new Uint8Array(text.length * 3);
   const { written } = encodeInto(text, bytes);
@@ -158,6 +180,20 @@ export class TextDecoder {
   }
 
   #whole(bytes, more) {
+    let text = "";
+    let at = 0;
+    while (bytes.length - at > PIECE) {
+      let end = at + PIECE;
+      // Before the first byte of a character, which at most three more follow.
+      while (end > at + PIECE - 4 && (bytes[end] & 0xc0) === 0x80) end -= 1;
+      text += this.#piece(bytes.subarray(at, end), false).text;
+      at = end;
+    }
+    const last = this.#piece(bytes.subarray(at), more);
+    return { text: text + last.text, rest: last.rest };
+  }
+
+  #piece(bytes, more) {
     if (NATIVE) {
       const text = latin1(bytes);
       try {

@@ -12,8 +12,11 @@ function nameOf(name) {
   return text.toLowerCase();
 }
 
+const isSpace = (unit) => unit === 0x20 || unit === 0x09 || unit === 0x0a || unit === 0x0d;
+
 function valueOf(value) {
-  const text = String(value).replace(SPACE_AROUND, "");
+  let text = String(value);
+  if (isSpace(text.charCodeAt(0)) || isSpace(text.charCodeAt(text.length - 1))) text = text.replace(SPACE_AROUND, "");
   if (NO_VALUE.test(text)) throw new TypeError(`${JSON.stringify(text)} is no value of a header`);
   return text;
 }

@@ -42,7 +42,7 @@ export class Promise {
   #state = PENDING;
   #value = undefined;
   /** Who listens: each is called with the state and the value, as a job. */
-  #reactions = [];
+  #reactions = undefined;
 
   constructor(executor) {
     if (executor === BARE) return;
@@ -92,7 +92,10 @@ export class Promise {
     this.#state = state;
     this.#value = value;
     this.#reactions = undefined;
-    if (state === REJECTED && reactions.length === 0) unheard.add(this);
+    if (reactions === undefined) {
+      if (state === REJECTED) unheard.add(this);
+      return;
+    }
     for (const reaction of reactions) jobs.push(() => reaction(state, value));
   }
 
@@ -114,7 +117,7 @@ export class Promise {
       }
       next.#resolve(result);
     };
-    if (this.#state === PENDING) this.#reactions.push(reaction);
+    if (this.#state === PENDING) (this.#reactions ??= []).push(reaction);
     else {
       if (this.#state === REJECTED) unheard.delete(this);
       const [state, value] = [this.#state, this.#value];
