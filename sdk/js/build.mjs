@@ -1,13 +1,15 @@
-#!/usr/bin/env node
-// Builds a class: `berth-object MODULE COMPONENT`, for example `berth-object src/object.js class.wasm`. The class is the module's
-// default export.
+// Builds a class, in the folder of its project: `node berth-object/build.mjs MODULE COMPONENT`. The class is the module's default export.
 
-import { readFile, writeFile } from "node:fs/promises";
+import { access, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { componentize } from "componentize-qjs";
-import { build } from "esbuild";
+
+// The tools are the project's: this folder may be a link to somewhere that has none.
+const require = createRequire(path.resolve("package.json"));
+const { componentize } = require("componentize-qjs");
+const { build } = require("esbuild");
 
 const sdk = (file) => fileURLToPath(new URL(file, import.meta.url));
 
@@ -44,13 +46,12 @@ async function bundle(module) {
 
 const [module, component] = process.argv.slice(2);
 if (component === undefined) {
-  console.error("usage: berth-object MODULE COMPONENT, for example berth-object src/object.js class.wasm");
+  console.error("usage: node build.mjs MODULE COMPONENT, for example node berth-object/build.mjs src/object.js class.wasm");
   process.exit(2);
 }
 try {
-  await readFile(module);
+  await access(module);
   const jsSource = await bundle(module);
-  if (process.env.BERTH_OBJECT_BUNDLE) await writeFile(process.env.BERTH_OBJECT_BUNDLE, jsSource);
   const made = await componentize({ witPath: sdk("wit"), jsSource, sync: true, world: "class" });
   await writeFile(component, made.component);
 } catch (error) {
