@@ -27,7 +27,7 @@ enum Template {
     RustObject,
     /// A worker in JavaScript.
     JsWorker,
-    /// An object in JavaScript: not built yet.
+    /// A class of objects in JavaScript.
     JsObject,
     /// A worker in Python: not built yet.
     PythonWorker,
@@ -83,6 +83,53 @@ const JS_WORKER: &[File] = &[
     ("wit/worker.wit", include_str!("../templates/js-worker/wit/worker.wit")),
 ];
 
+const JS_OBJECT: &[File] = &[
+    (".gitignore", include_str!("../templates/js-object/.gitignore")),
+    ("README.md", include_str!("../templates/js-object/README.md")),
+    ("berth.toml", include_str!("../templates/js-object/berth.toml")),
+    ("package.json", include_str!("../templates/js-object/package.json")),
+    ("src/object.js", include_str!("../templates/js-object/src/object.js")),
+];
+
+/// The SDK for objects in JavaScript, without its tests.
+const JS_SDK: &[File] = &[
+    ("berth-object/LICENSE", include_str!("../../LICENSE")),
+    ("berth-object/README.md", include_str!("../../sdk/js/README.md")),
+    ("berth-object/build.mjs", include_str!("../../sdk/js/build.mjs")),
+    ("berth-object/index.d.ts", include_str!("../../sdk/js/index.d.ts")),
+    ("berth-object/package.json", include_str!("../../sdk/js/package.json")),
+    ("berth-object/src/alarms.js", include_str!("../../sdk/js/src/alarms.js")),
+    ("berth-object/src/errors.js", include_str!("../../sdk/js/src/errors.js")),
+    ("berth-object/src/events.js", include_str!("../../sdk/js/src/events.js")),
+    ("berth-object/src/host.js", include_str!("../../sdk/js/src/host.js")),
+    ("berth-object/src/index.js", include_str!("../../sdk/js/src/index.js")),
+    ("berth-object/src/object.js", include_str!("../../sdk/js/src/object.js")),
+    ("berth-object/src/outgoing.js", include_str!("../../sdk/js/src/outgoing.js")),
+    ("berth-object/src/prelude.js", include_str!("../../sdk/js/src/prelude.js")),
+    ("berth-object/src/serve.js", include_str!("../../sdk/js/src/serve.js")),
+    ("berth-object/src/sockets.js", include_str!("../../sdk/js/src/sockets.js")),
+    ("berth-object/src/storage.js", include_str!("../../sdk/js/src/storage.js")),
+    ("berth-object/src/turn.js", include_str!("../../sdk/js/src/turn.js")),
+    ("berth-object/src/web/abort.js", include_str!("../../sdk/js/src/web/abort.js")),
+    ("berth-object/src/web/clone.js", include_str!("../../sdk/js/src/web/clone.js")),
+    ("berth-object/src/web/console.js", include_str!("../../sdk/js/src/web/console.js")),
+    ("berth-object/src/web/crypto.js", include_str!("../../sdk/js/src/web/crypto.js")),
+    ("berth-object/src/web/encoding.js", include_str!("../../sdk/js/src/web/encoding.js")),
+    ("berth-object/src/web/fetch.js", include_str!("../../sdk/js/src/web/fetch.js")),
+    ("berth-object/src/web/headers.js", include_str!("../../sdk/js/src/web/headers.js")),
+    ("berth-object/src/web/host.js", include_str!("../../sdk/js/src/web/host.js")),
+    ("berth-object/src/web/jobs.js", include_str!("../../sdk/js/src/web/jobs.js")),
+    ("berth-object/src/web/percent.js", include_str!("../../sdk/js/src/web/percent.js")),
+    ("berth-object/src/web/url.js", include_str!("../../sdk/js/src/web/url.js")),
+    ("berth-object/wit/deps/cli.wit", include_str!("../../isolate-host/wit/deps/cli.wit")),
+    ("berth-object/wit/deps/clocks.wit", include_str!("../../isolate-host/wit/deps/clocks.wit")),
+    ("berth-object/wit/deps/config.wit", include_str!("../../isolate-host/wit/deps/config.wit")),
+    ("berth-object/wit/deps/io.wit", include_str!("../../isolate-host/wit/deps/io.wit")),
+    ("berth-object/wit/deps/object/object.wit", include_str!("../../isolate-host/wit/object/object.wit")),
+    ("berth-object/wit/deps/random.wit", include_str!("../../isolate-host/wit/deps/random.wit")),
+    ("berth-object/wit/world.wit", include_str!("../../sdk/js/wit/world.wit")),
+];
+
 /// Makes the project in a new folder.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let name = &arguments.name;
@@ -90,8 +137,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Template::RustWorker => (RUST_WORKER, NO_SDK),
         Template::RustObject => (RUST_OBJECT, RUST_SDK),
         Template::JsWorker => (JS_WORKER, NO_SDK),
-        Template::JsObject | Template::PythonWorker => {
-            return Err("this template is not built yet; rust-worker, rust-object and js-worker are".into());
+        Template::JsObject => (JS_OBJECT, JS_SDK),
+        Template::PythonWorker => {
+            return Err("this template is not built yet; the others are".into());
         }
     };
     write(Path::new(name), name, files, sdk)?;
@@ -137,9 +185,9 @@ mod tests {
 
     #[test]
     fn templates_become_projects() {
-        for (index, (files, sdk)) in
-            [(RUST_WORKER, NO_SDK), (RUST_OBJECT, RUST_SDK), (JS_WORKER, NO_SDK)].into_iter().enumerate()
-        {
+        let templates =
+            [(RUST_WORKER, NO_SDK), (RUST_OBJECT, RUST_SDK), (JS_WORKER, NO_SDK), (JS_OBJECT, JS_SDK)];
+        for (index, (files, sdk)) in templates.into_iter().enumerate() {
             let folder = std::env::temp_dir().join(format!("berth-new-{}-{index}", std::process::id()));
             write(&folder, "my-worker", files, sdk).unwrap();
             for (path, _) in files {
@@ -174,8 +222,12 @@ mod tests {
 
     #[test]
     fn every_file_of_a_template_is_in_the_program() {
-        let templates =
-            [("rust-worker", RUST_WORKER), ("rust-object", RUST_OBJECT), ("js-worker", JS_WORKER)];
+        let templates = [
+            ("rust-worker", RUST_WORKER),
+            ("rust-object", RUST_OBJECT),
+            ("js-worker", JS_WORKER),
+            ("js-object", JS_OBJECT),
+        ];
         for (template, files) in templates {
             let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(template);
             let mut found = Vec::new();
@@ -186,14 +238,18 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_sdk_is_in_the_program() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk/rust");
-        let mut found: Vec<String> = ["Cargo.toml", "LICENSE", "README.md"].map(str::to_owned).into();
-        files_below(&root, &mut found, "src");
-        files_below(&root, &mut found, "wit");
-        found.sort();
-        let files: Vec<_> =
-            RUST_SDK.iter().filter_map(|(path, _)| path.strip_prefix("berth-object/")).collect();
-        assert_eq!(found, files);
+    fn the_whole_sdks_are_in_the_program() {
+        let rust = &["Cargo.toml", "LICENSE", "README.md"][..];
+        let javascript = &["LICENSE", "README.md", "build.mjs", "index.d.ts", "package.json"];
+        for (sdk, files, single) in [("rust", RUST_SDK, rust), ("js", JS_SDK, javascript)] {
+            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sdk").join(sdk);
+            let mut found: Vec<String> = single.iter().copied().map(str::to_owned).collect();
+            files_below(&root, &mut found, "src");
+            files_below(&root, &mut found, "wit");
+            found.sort();
+            let files: Vec<_> =
+                files.iter().filter_map(|(path, _)| path.strip_prefix("berth-object/")).collect();
+            assert_eq!(found, files);
+        }
     }
 }

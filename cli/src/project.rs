@@ -269,7 +269,8 @@ fn all<T>(root: &Section<'_>, name: &str, rule: &Rule, read: fn(&Section<'_>) ->
 
 fn worker(section: &Section<'_>) -> Code {
     section.only(&CODE_KEYS);
-    code(section, "\"target/wasm32-wasip2/release/front.wasm\"", Some("[\"/*\"]"))
+    let routes = section.need("routes", Section::texts, "[\"/*\"]").unwrap_or_default();
+    code(section, "\"target/wasm32-wasip2/release/front.wasm\"", routes)
 }
 
 fn class(section: &Section<'_>) -> Class {
@@ -285,11 +286,9 @@ fn class(section: &Section<'_>) -> Class {
             section.mistake_at("hosts", &mistake);
         }
     }
-    let example = format!("[\"/counter/{OBJECT_NAME}\"]");
-    let component = "\"target/wasm32-wasip2/release/counter.wasm\"";
-    // Hosts are a way to reach objects, too.
-    let routes = (hosts.is_empty() || section.has(routes)).then_some(example.as_str());
-    let code = code(section, component, routes);
+    // Without routes, workers of the zone alone reach its objects.
+    let routes = section.texts(routes).unwrap_or_default();
+    let code = code(section, "\"target/wasm32-wasip2/release/counter.wasm\"", routes);
     for route in &code.routes {
         if !route.split('/').any(|part| part == OBJECT_NAME) {
             let mistake = format!("has {route:?}, which lacks {OBJECT_NAME}, the name of the object");
@@ -301,11 +300,10 @@ fn class(section: &Section<'_>) -> Class {
 }
 
 /// What workers and classes have in common.
-fn code(section: &Section<'_>, component: &str, routes: Option<&str>) -> Code {
-    let routes = routes.and_then(|example| section.need("routes", Section::texts, example));
+fn code(section: &Section<'_>, component: &str, routes: Vec<String>) -> Code {
     let code = Code {
         component: section.need("component", Section::text, component).unwrap_or_default().into(),
-        routes: routes.unwrap_or_default(),
+        routes,
         env: section.table("env").map(|env| env.all_texts()).unwrap_or_default(),
         secrets: section.texts("secrets").unwrap_or_default(),
         limits: section.table("limits").map(|limits| limits.all_scalars()).unwrap_or_default(),
@@ -490,7 +488,6 @@ watch = ["src", "Makefile"]
             "line 8: objects.9to5.home is not built yet: take it out for now",
             "line 9: objects.With-2.component is missing; write component = \
              \"target/wasm32-wasip2/release/counter.wasm\"",
-            "line 9: objects.With-2.routes is missing; write routes = [\"/counter/:name\"]",
             "line 10: objects.With-2.version is a number; it must be a whole number",
             "line 11: objects.With-2.watch is not known here; known are component, routes, hosts, version, idempotency, \
              env, secrets, limits, home",

@@ -121,7 +121,7 @@ pub fn python() -> PathBuf {
 }
 
 /// Why something that a story needs is missing: a program, or `root`, `aioquic` or `websockets`
-/// (Python's), `json-api` (the example in JavaScript), `ipv6`, `two cpus`.
+/// (Python's), `json-api`, `inbox` (examples in JavaScript), `ipv6`, `two cpus`.
 pub fn missing(need: &str) -> Option<String> {
     match need {
         "ipv6" => {
@@ -142,10 +142,11 @@ pub fn missing(need: &str) -> Option<String> {
                 )
             })
         }
-        "json-api" => {
-            let built = workers::example(need).join("worker.wasm").is_file();
+        "json-api" | "inbox" => {
+            let component = if need == "inbox" { "class.wasm" } else { "worker.wasm" };
+            let built = workers::example(need).join(component).is_file();
             (!built).then(|| {
-                "the example in JavaScript is not built; `cargo xtask guests` builds it, or says what that lacks".to_owned()
+                format!("{need}, an example in JavaScript, is not built; `cargo xtask guests` builds it, or says what that lacks")
             })
         }
         program => {

@@ -16,24 +16,29 @@ use crate::workspace::Workspace;
 /// Where they are built, below the folder of build output.
 pub(crate) const FOLDER: &str = "examples";
 /// Those in Rust, by their folders below `examples`.
-pub(crate) const RUST: [&str; 6] =
-    ["chat", "counter", "hello", "html-rewriter", "two-zones/stock", "two-zones/shop"];
-/// The one in JavaScript.
-pub(crate) const JAVASCRIPT: &str = "json-api";
+pub(crate) const RUST: [&str; 7] =
+    ["chat", "counter", "hello", "html-rewriter", "limiter", "two-zones/stock", "two-zones/shop"];
+/// Those in JavaScript, with the component that each becomes.
+pub(crate) const JAVASCRIPT: [(&str, &str); 2] = [("inbox", "class.wasm"), ("json-api", "worker.wasm")];
 
 /// Brings Node.js as well.
 const NPM: Need = Need {
     program: "npm",
     probe: &["--version"],
     package: "npm",
-    used_for: "the example and the template in JavaScript",
+    used_for: "the examples and the templates in JavaScript",
 };
 
-/// Whether the example in JavaScript is there.
+/// Whether the examples in JavaScript are there.
 pub(crate) enum JavaScript {
     Built,
-    /// It cannot be built here, because of this.
+    /// They cannot be built here, because of this.
     LeftOut(String),
+}
+
+/// Their names, for people.
+pub(crate) fn javascript_names() -> String {
+    JAVASCRIPT.map(|(name, _)| name).join(" and ")
 }
 
 /// Where the project of an example lies once it is built.
@@ -51,14 +56,19 @@ pub(crate) fn build(workspace: &Workspace) -> Result<JavaScript, Failure> {
         share(&workspace.target(guests::FOLDER), &link).map_err(|error| cannot("link", &link, &error))?;
         guests::build_component(workspace, &folder.join("Cargo.toml"))?;
     }
-    build_javascript(workspace)
+    for (name, component) in JAVASCRIPT {
+        if let JavaScript::LeftOut(why) = build_javascript(workspace, name, component)? {
+            return Ok(JavaScript::LeftOut(why));
+        }
+    }
+    Ok(JavaScript::Built)
 }
 
 /// The packages come from npm's registry, in the versions of the lock file: without them it is left out.
-fn build_javascript(workspace: &Workspace) -> Result<JavaScript, Failure> {
-    let changed = copy(workspace, JAVASCRIPT)?;
-    let folder = folder(workspace, JAVASCRIPT);
-    let component = folder.join("worker.wasm");
+fn build_javascript(workspace: &Workspace, name: &str, component: &str) -> Result<JavaScript, Failure> {
+    let changed = copy(workspace, name)?;
+    let folder = folder(workspace, name);
+    let component = folder.join(component);
     if component.exists() && !changed {
         return Ok(JavaScript::Built);
     }
@@ -112,7 +122,7 @@ fn refresh(from: &Path, to: &Path) -> io::Result<bool> {
 
 /// What is left in the folder of an example by those who built and ran it there.
 fn is_made(name: &str) -> bool {
-    ["target", "node_modules", "worker.wasm"].contains(&name) || name.starts_with(".berth")
+    ["target", "node_modules", "worker.wasm", "class.wasm"].contains(&name) || name.starts_with(".berth")
 }
 
 /// Makes the place where a project looks for its component a link to where all of them are.
@@ -162,7 +172,7 @@ mod tests {
             let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
             folders.extend(entries.filter(|path| path.is_dir()));
         }
-        let mut listed: Vec<_> = RUST.into_iter().chain([JAVASCRIPT]).collect();
+        let mut listed: Vec<_> = RUST.into_iter().chain(JAVASCRIPT.map(|(name, _)| name)).collect();
         listed.sort_unstable();
         found.sort();
         assert_eq!(found, listed);

@@ -101,7 +101,7 @@ fn run(command: Command) -> Result<(), Failure> {
 fn guests(workspace: &Workspace) -> Result<(), Failure> {
     guests::build(workspace)?;
     if let JavaScript::LeftOut(why) = examples::build(workspace)? {
-        println!("{} is left out: {why}", examples::JAVASCRIPT);
+        println!("{} are left out: {why}", examples::javascript_names());
     }
     Ok(())
 }

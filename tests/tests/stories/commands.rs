@@ -112,7 +112,7 @@ fn what_is_not_built_yet_says_so() {
         assert_eq!(said.code, 1, "{command}");
         assert!(said.stderr.contains(&format!("`{command}` is not built yet")), "{}", said.stderr);
     }
-    let said = berth(&["new", "js-object", "counter"]);
+    let said = berth(&["new", "python-worker", "counter"]);
     assert_eq!(said.code, 1);
     assert!(said.stderr.contains("not built yet"), "{}", said.stderr);
 }

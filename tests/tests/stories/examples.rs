@@ -30,20 +30,20 @@ fn node(driver: Driver) -> Node {
 }
 
 /// What a reader types, in this folder.
-fn berth(folder: &Path, arguments: &[&str]) -> String {
+pub(crate) fn berth(folder: &Path, arguments: &[&str]) -> String {
     // The components are where the projects look for them.
     run(Command::new(binary()).args(arguments).current_dir(folder).env_remove("CARGO_TARGET_DIR")).ok()
 }
 
 /// Deploys a project whose component is built.
-fn deploy(node: &Node, project: &Path) {
+pub(crate) fn deploy(node: &Node, project: &Path) {
     assert!(project.is_dir(), "{} is not there; `cargo xtask guests` builds it", project.display());
     let said = berth(project, &["deploy", "--no-build", "--admin", &format!("http://{}", node.admin())]);
     assert!(said.contains("version 1"), "{said}");
 }
 
 /// curl's output with the head, from a host of this node.
-fn ask(node: &Node, host: &str, path: &str, flags: &[&str]) -> String {
+pub(crate) fn ask(node: &Node, host: &str, path: &str, flags: &[&str]) -> String {
     let host = format!("host: {host}");
     curl(&[&["--include", "--header", &host], flags, &[&node.http(path)]].concat()).ok()
 }
@@ -226,12 +226,17 @@ fn the_rust_template_builds_with_one_command_and_answers() {
     node.finish();
 }
 
-fn the_javascript_template_builds_with_one_command_and_answers() {
-    let (_folder, project) = made("js-worker", "json-api");
-    std::fs::copy(example("json-api").join("package-lock.json"), project.join("package-lock.json")).unwrap();
-    // 400 MB of packages, which nobody changes.
-    let packages = example("json-api").join("node_modules");
+/// The same with the packages of that example, which is in JavaScript: up to 400 MB, which nobody changes.
+pub(crate) fn made_with(template: &str, name: &str) -> (Folder, PathBuf) {
+    let (folder, project) = made(template, name);
+    std::fs::copy(example(name).join("package-lock.json"), project.join("package-lock.json")).unwrap();
+    let packages = example(name).join("node_modules");
     run(Command::new("cp").args(["--archive", "--link"]).arg(packages).arg(&project)).ok();
+    (folder, project)
+}
+
+fn the_javascript_template_builds_with_one_command_and_answers() {
+    let (_folder, project) = made_with("js-worker", "json-api");
     let said = berth(&project, &["build"]);
     assert!(said.contains("worker.wasm"), "{said}");
     let node = node(Driver::Auto);

@@ -8,6 +8,7 @@ mod browser;
 mod browser_http3;
 mod commands;
 mod examples;
+mod examples_objects;
 mod explain;
 mod first_flight;
 mod hops;

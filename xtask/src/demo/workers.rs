@@ -67,8 +67,12 @@ impl Workers {
             workers._origin = Some(origin);
         }
         match built {
-            JavaScript::Built => deploy(workspace, node, examples::folder(workspace, examples::JAVASCRIPT))?,
-            JavaScript::LeftOut(why) => workers.leave_out(examples::JAVASCRIPT, FIGURES, &why),
+            JavaScript::Built => {
+                for (name, _) in examples::JAVASCRIPT {
+                    deploy(workspace, node, examples::folder(workspace, name))?;
+                }
+            }
+            JavaScript::LeftOut(why) => workers.leave_out(&examples::javascript_names(), FIGURES, &why),
         }
         Ok(workers)
     }

@@ -9,6 +9,7 @@ mod counts;
 mod libtest;
 mod mutations;
 mod nextest;
+mod sdks;
 mod skips;
 mod steps;
 

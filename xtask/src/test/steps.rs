@@ -10,7 +10,7 @@ use crate::step::Step;
 use crate::test::counts::Counts;
 use crate::test::mutations;
 use crate::test::nextest::{self, Selection};
-use crate::test::{Context, Scale, libtest};
+use crate::test::{Context, Scale, libtest, sdks};
 use crate::tools;
 
 /// Cheap and telling ones first.
@@ -30,6 +30,7 @@ pub(super) const STEPS: &[Step<Context, Result<Counts, Failure>>] = &[
         run: mutations::run,
     },
     Step { name: "ebpf", why: "the committed object is what its source makes", run: ebpf },
+    Step { name: "sdks", why: "what those of objects do without a host", run: sdks::run },
     Step { name: "examples", why: "they build with the tools of others", run: examples },
     Step { name: "end-to-end", why: "the program with clients that we did not write", run: end_to_end },
 ];
@@ -121,17 +122,19 @@ fn ebpf(context: &Context) -> Result<Counts, Failure> {
     Ok(Counts { passed: 1, ..Counts::default() })
 }
 
-/// Counts each example that was built, and the tests that one of them has.
+/// Counts each example that was built, and the tests that some of them have.
 fn examples(context: &Context) -> Result<Counts, Failure> {
     let mut counts = Counts { passed: examples::RUST.len(), ..Counts::default() };
     match examples::build(&context.workspace)? {
-        JavaScript::Built => counts.passed += 1,
-        JavaScript::LeftOut(why) => counts.add(Counts::skipped(examples::JAVASCRIPT, why)),
+        JavaScript::Built => counts.passed += examples::JAVASCRIPT.len(),
+        JavaScript::LeftOut(why) => counts.add(Counts::skipped(&examples::javascript_names(), why)),
     }
-    let manifest = examples::folder(&context.workspace, "html-rewriter").join("Cargo.toml");
-    let mut command = context.workspace.cargo(["test", "--locked", "--manifest-path"]);
-    command.arg(manifest).arg("--target-dir").arg(context.workspace.target(guests::FOLDER));
-    counts.add(libtest::count("the tests of html-rewriter", command)?);
+    for name in ["html-rewriter", "limiter"] {
+        let manifest = examples::folder(&context.workspace, name).join("Cargo.toml");
+        let mut command = context.workspace.cargo(["test", "--workspace", "--locked", "--manifest-path"]);
+        command.arg(manifest).arg("--target-dir").arg(context.workspace.target(guests::FOLDER));
+        counts.add(libtest::count(&format!("the tests of {name}"), command)?);
+    }
     Ok(counts)
 }
 
@@ -146,7 +149,7 @@ fn end_to_end(context: &Context) -> Result<Counts, Failure> {
     }
     guests::build(&context.workspace)?;
     if let JavaScript::LeftOut(why) = examples::build(&context.workspace)? {
-        println!("{} is not built, its tests skip themselves: {why}", examples::JAVASCRIPT);
+        println!("{} are not built, their tests skip themselves: {why}", examples::javascript_names());
     }
     shell::run(context.workspace.cargo(["build", "--workspace", "--bin", "berth"]))?;
     nextest::run(

@@ -115,9 +115,10 @@ fn format(context: &Context) -> Verdict {
     let check = |manifest: &str| {
         shell::run(context.workspace.cargo(["fmt", "--all", "--check", "--manifest-path", manifest]))
     };
-    // The fuzz targets are a workspace of their own, because they need another compiler.
+    // The fuzz targets are a workspace of their own, because they need another compiler; so is the SDK, as guests are built of it.
     check("Cargo.toml")
         .and_then(|()| check("fuzz/Cargo.toml"))
+        .and_then(|()| check("sdk/rust/Cargo.toml"))
         .map_err(|failure| Failure::new(format!("{failure}; `cargo fmt --all` repairs it")))
         .into()
 }
