@@ -72,6 +72,8 @@ pub enum LetterSays {
     },
     /// An alarm of the object is due.
     Alarm(Alarm),
+    /// Somebody waits for the object to have no instance.
+    Hold,
 }
 
 /// An alarm that is due.

@@ -79,7 +79,10 @@ fn a_snapshot_that_finds_no_room_leaves_nothing_and_the_store_goes_on() {
     let used = newest_snapshot(&folder).unwrap().unwrap().bytes;
     folder.faults(|faults| faults.capacity = Some(2 * used));
     let full = store.snapshot(&folder, BESIDE).unwrap_err();
-    assert!(matches!(&full, SnapshotError::Disk(error) if error.kind() == ErrorKind::StorageFull), "{full:?}");
+    assert!(
+        matches!(&full, SnapshotError::Disk(error) if error.kind() == ErrorKind::StorageFull),
+        "{full:?}"
+    );
     assert!(write(&store, 3, vec![vec![put("k", "goes on")]])[0].outcome.is_ok());
     assert_eq!(contents(&restored(&folder), 2), found);
     folder.faults(|faults| faults.capacity = None);

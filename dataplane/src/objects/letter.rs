@@ -45,12 +45,15 @@ pub(super) enum Says {
     Request(ObjectRequest),
     /// An alarm of the object is due.
     Alarm(Alarm),
+    /// Somebody waits for the object to have no instance. No guest sees it.
+    Hold,
 }
 
 impl Says {
-    /// For the guest.
-    pub(super) fn message(&self) -> object::Message {
-        match self {
+    /// For the guest, if it is for it.
+    pub(super) fn message(&self) -> Option<object::Message> {
+        Some(match self {
+            Self::Hold => return None,
             Self::Request(request) => object::Message::Request(request.clone()),
             Self::Alarm(alarm) => object::Message::Alarm {
                 id: String::from_utf8_lossy(&alarm.id).into_owned(),
@@ -58,7 +61,7 @@ impl Says {
                 attempt: alarm.attempt,
                 payload: alarm.payload.clone(),
             },
-        }
+        })
     }
 }
 
@@ -83,6 +86,7 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
                 body: request.body,
             },
             Says::Alarm(alarm) => LetterSays::Alarm(alarm),
+            Says::Hold => LetterSays::Hold,
         },
         chain: letter.chain,
         client: letter.client,
@@ -102,6 +106,7 @@ pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
             upgrade: None,
         }),
         LetterSays::Alarm(alarm) => Says::Alarm(alarm),
+        LetterSays::Hold => Says::Hold,
     };
     let letter = Letter {
         object: envelope.object,

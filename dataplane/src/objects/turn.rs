@@ -73,13 +73,16 @@ impl CoreObjects {
         message: Message,
     ) -> Option<Event<Box<Letter>>> {
         let letter = *message.body;
+        let Some(message) = letter.says.message() else {
+            return Some(self.begin_hold(object, epoch, letter));
+        };
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
             self.reply(&letter, Reply::problem(Problem::Internal));
             return Some(Event::TurnEnded { epoch, end: TurnEnd::Trapped });
         };
         let outside = Outside::new(&workers, &resident.zone, &resident.class, &letter);
-        let turn = instance.begin(letter.says.message(), outside);
+        let turn = instance.begin(message, outside);
         self.numbers.object_turns.add(1);
         let running = Running::new(turn);
         self.set_running(&object, Some(Rc::clone(&running)));
@@ -163,7 +166,7 @@ async fn end(
 fn given_up(letter: &Letter) -> Option<Bytes> {
     match &letter.says {
         Says::Alarm(alarm) if alarm.attempt >= ATTEMPTS_MAX => Some(alarm.id.clone()),
-        Says::Alarm(_) | Says::Request(_) => None,
+        Says::Alarm(_) | Says::Request(_) | Says::Hold => None,
     }
 }
 
