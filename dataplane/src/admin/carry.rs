@@ -110,7 +110,11 @@ pub(super) async fn export(workers: Arc<Workers>, id: String) -> Outcome {
 
 fn write(workers: &Workers, id: &str, out: &mut dyn Write) -> Result<(), Refusal> {
     let id = parse_id(id)?;
-    workers.objects().export(&workers.zones.hosts(), id, out)?;
+    let exported = workers.objects().export(&workers.zones.hosts(), id, out);
+    // Who has the beginning of the file already is told nothing else.
+    exported.inspect_err(
+        |error| tracing::warn!(object = %id, error = with_causes(error), "object.export: failed"),
+    )?;
     tracing::info!(object = %id, "object.exported");
     Ok(())
 }

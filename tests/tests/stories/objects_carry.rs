@@ -21,7 +21,7 @@ use crate::objects::{CLIENTS, ask, ask_probe, deploy_counter, deploy_probe, incr
 on_both_drivers!(["curl"]; an_object_leaves_under_load_and_is_the_same_on_another_node,
     an_object_that_lives_is_replaced_and_nobody_is_refused_or_told_of_the_old_one_afterwards,
     a_snapshot_under_load_has_all_that_was_acknowledged_before);
-once!(["curl"]; an_import_says_why_it_is_refused_and_changes_nothing, a_restore_says_why_it_is_refused);
+once!(["curl"]; an_object_that_holds_its_turn_is_not_replaced, an_import_says_why_it_is_refused_and_changes_nothing, a_restore_says_why_it_is_refused);
 once!(["curl", "unshare"]; a_snapshot_finds_no_room_and_the_node_goes_on);
 
 /// `berth objects` of a node.
@@ -124,7 +124,8 @@ fn an_object_leaves_under_load_and_is_the_same_on_another_node(driver: Driver) {
     assert_ne!(here["id"], there["id"], "each node has a key of its own for names");
     assert_eq!(told(&two, &["list"])["objects"].as_array().unwrap().len(), 1, "its name leads to it");
     assert_eq!(ask(&two, "POST", "ada").parse::<u64>().unwrap(), value(&one, "ada") + 1);
-    (one.finish(), two.finish());
+    one.finish();
+    two.finish();
 
     let (one, two) = (probe(driver), probe(driver));
     let due = "99999999999999";
@@ -139,7 +140,8 @@ fn an_object_leaves_under_load_and_is_the_same_on_another_node(driver: Driver) {
     }
     assert!(ask_probe(&two, "bob", "alarms").contains(due));
     assert!(ask_probe(&two, "bob", "who").contains("bob"), "it knows its name");
-    (one.finish(), two.finish());
+    one.finish();
+    two.finish();
 }
 
 /// What the imported object has counted, and the one in whose place it comes never will.
@@ -204,6 +206,30 @@ fn an_object_that_lives_is_replaced_and_nobody_is_refused_or_told_of_the_old_one
     two.finish();
 }
 
+fn an_object_that_holds_its_turn_is_not_replaced() {
+    let (node, folder) = (probe(Driver::Auto), Folder::new());
+    let file = folder.path().join("ada.object");
+    ask_probe(&node, "ada", "increment/counter");
+    berth(&node, &["export", &id(&node, "ada"), "-o", text(&file)]).ok();
+    ask_probe(&node, "ada", "increment/counter");
+    let words = ["import", text(&file), "--replace"];
+    std::thread::scope(|scope| {
+        let turns = node.number("object_turns");
+        // It ends when two wait for it: the import, and who comes when that was refused.
+        let turn = scope.spawn(|| ask_probe(&node, "ada", "await-queue/2"));
+        wait_until("it has its turn", || node.number("object_turns") > turns);
+        let other = scope.spawn(|| berth(&node, &words));
+        let said = [berth(&node, &words), other.join().unwrap()];
+        let told = |why: &str| said.iter().filter(|one| one.code == 1 && one.stderr.contains(why)).count();
+        assert_eq!([told("held it for too long"), told("somebody else")], [1, 1], "{said:?}");
+        assert_eq!(ask_probe(&node, "ada", "get/counter"), "2", "it stays as it was");
+        turn.join().unwrap();
+    });
+    berth(&node, &words).ok();
+    assert_eq!(ask_probe(&node, "ada", "get/counter"), "1");
+    node.finish();
+}
+
 fn an_import_says_why_it_is_refused_and_changes_nothing() {
     let folder = Folder::new();
     let one = node(Driver::Auto);
@@ -261,7 +287,8 @@ fn an_import_says_why_it_is_refused_and_changes_nothing() {
     deploy(&two, "probes", &zone);
     refused(&two, &["import", text(&file)], "8192 at most");
     assert_eq!(told(&two, &["list"])["objects"], json!([]));
-    (one.finish(), two.finish());
+    one.finish();
+    two.finish();
 }
 
 fn a_snapshot_under_load_has_all_that_was_acknowledged_before(driver: Driver) {
@@ -331,7 +358,8 @@ fn a_restore_says_why_it_is_refused() {
     restore(&folder.path().join("other"), "has no such snapshot");
     let empty = Plan::new(Driver::Auto, common()).start();
     refused(&empty, &["snapshot", text(&backup)], "nothing is deployed that has objects");
-    (one.finish(), empty.finish());
+    one.finish();
+    empty.finish();
 }
 
 fn a_snapshot_finds_no_room_and_the_node_goes_on() {
