@@ -13,8 +13,8 @@ use crate::Failure;
 
 /// An answer takes milliseconds; a node that needs longer has a problem worth an error.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A script is compiled before the node answers: five minutes at most.
-const PATIENCE_TO_COMPILE: Duration = Duration::from_secs(330);
+/// A script is compiled before the node answers: five minutes at most. An object waits for its turn and for the disk.
+const PATIENCE_FOR_WORK: Duration = Duration::from_secs(330);
 /// Bytes of a body that are sent between two looks at how far it is.
 const PIECE_BYTES: usize = 64 << 10;
 /// Longest head of an answer.
@@ -56,15 +56,21 @@ fn address(url: &str) -> Result<&str, String> {
 /// What goes to the node beside method and path.
 enum Content<'b> {
     Nothing,
+    /// Nothing, for an answer that takes work.
+    Order,
     Json(&'b Value),
+    /// A document, for an answer that may take any time.
+    Long(&'b Value),
     Wasm(&'b [u8]),
+    File(&'b [u8]),
 }
 
 impl Content<'_> {
-    fn patience(&self) -> Duration {
+    fn patience(&self) -> Option<Duration> {
         match self {
-            Content::Wasm(_) => PATIENCE_TO_COMPILE,
-            Content::Nothing | Content::Json(_) => PATIENCE,
+            Content::Wasm(_) | Content::File(_) | Content::Order => Some(PATIENCE_FOR_WORK),
+            Content::Nothing | Content::Json(_) => Some(PATIENCE),
+            Content::Long(_) => None,
         }
     }
 }
@@ -106,6 +112,32 @@ impl Admin {
     ) -> Result<Value, Failure> {
         let reply = self.open("POST", path, &Content::Wasm(component), &mut sent)?;
         self.understand(&self.read_whole(reply)?)
+    }
+
+    /// `POST path` with a document, and the answer, which may take as long as it takes.
+    pub(crate) fn post_long(&self, path: &str, document: &Value) -> Result<Value, Failure> {
+        self.understand(&self.ask("POST", path, &Content::Long(document))?)
+    }
+
+    /// `POST path` with a file, and the answer.
+    pub(crate) fn send_file(&self, path: &str, file: &[u8]) -> Result<Value, Failure> {
+        self.understand(&self.ask("POST", path, &Content::File(file))?)
+    }
+
+    /// Writes the body of `GET path`, whatever its size. How many bytes it has.
+    pub(crate) fn fetch_file(&self, path: &str, out: &mut dyn Write) -> Result<u64, Failure> {
+        let mut body = self.open("GET", path, &Content::Order, &mut |_| {})?.into_body()?;
+        let (mut piece, mut bytes) = (vec![0; PIECE_BYTES], 0);
+        loop {
+            let read = body.read(&mut piece);
+            let read =
+                read.map_err(|error| format!("the answer of the node at {} breaks off: {error}", self.url))?;
+            if read == 0 {
+                return Ok(bytes);
+            }
+            out.write_all(&piece[..read])?;
+            bytes += read as u64;
+        }
     }
 
     /// `DELETE path`.
@@ -185,7 +217,7 @@ impl Admin {
         let target =
             address.to_socket_addrs().map_err(unreachable)?.next().ok_or("the admin address names nobody")?;
         let stream = TcpStream::connect_timeout(&target, PATIENCE).map_err(unreachable)?;
-        stream.set_read_timeout(Some(content.patience()))?;
+        stream.set_read_timeout(content.patience())?;
         stream.set_write_timeout(Some(PATIENCE))?;
         // A node that refuses may answer before it has read everything: the answer says more than the failed write.
         let outcome = send(&stream, method, path, address, content, sent);
@@ -207,12 +239,13 @@ fn send(
 ) -> io::Result<()> {
     let text;
     let (kind, body): (&str, &[u8]) = match content {
-        Content::Nothing => ("", &[]),
-        Content::Json(document) => {
+        Content::Nothing | Content::Order => ("", &[]),
+        Content::Json(document) | Content::Long(document) => {
             text = document.to_string();
             ("application/json", text.as_bytes())
         }
         Content::Wasm(component) => ("application/wasm", component),
+        Content::File(file) => ("application/octet-stream", file),
     };
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
     if !kind.is_empty() {

@@ -6,6 +6,7 @@
 mod admin_client;
 mod agent;
 mod build;
+mod carry;
 mod create;
 mod deploy;
 mod dev;

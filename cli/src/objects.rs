@@ -1,14 +1,15 @@
 //! `berth objects`: which objects a node has, where one is and why, and how it comes to another core or leaves memory.
 //!
-//! Nothing here changes what an object stores. The node decides what may move; its refusals are shown as they come.
+//! `carry` has the commands by which objects become files and come from files. The node decides what may move; its refusals
+//! are shown as they come.
 
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::admin_client::Admin;
 use crate::output::{show as say, size};
 use crate::project::parse_name;
 use crate::table::{cell, entries, table};
+use crate::{Failure, carry};
 
 /// Digits of an object's id.
 const ID_DIGITS: usize = 32;
@@ -41,10 +42,14 @@ pub(crate) enum Objects {
         #[command(flatten)]
         admin: Admin,
     },
-    /// Not built yet.
-    Export(Later),
-    /// Not built yet.
-    Import(Later),
+    /// Write an object into a file, as it is now.
+    Export(carry::Export),
+    /// Make an object of such a file.
+    Import(carry::Import),
+    /// Write a snapshot of all objects of the node into a folder of its machine, while it runs.
+    Snapshot(carry::Snapshot),
+    /// Make the objects of a node that does not run of a snapshot.
+    Restore(carry::Restore),
 }
 
 /// The flags of `berth objects list`.
@@ -82,13 +87,6 @@ pub(crate) struct Show {
     json: bool,
 }
 
-/// Whatever stands behind a command that later changes bring.
-#[derive(clap::Args)]
-pub(crate) struct Later {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    _words: Vec<String>,
-}
-
 /// Runs a command about objects.
 pub(crate) fn run(command: &Objects) -> Result<(), Failure> {
     match command {
@@ -108,8 +106,10 @@ pub(crate) fn run(command: &Objects) -> Result<(), Failure> {
             admin.order(&format!("/v1/objects/{id}/evict"))?;
             say(&format!("object {id} has no instance now"))
         }
-        Objects::Export(_) => Err("`objects export` is not built yet".into()),
-        Objects::Import(_) => Err("`objects import` is not built yet".into()),
+        Objects::Export(command) => carry::export(command),
+        Objects::Import(command) => carry::import(command),
+        Objects::Snapshot(command) => carry::snapshot(command),
+        Objects::Restore(command) => carry::restore(command),
     }
 }
 
@@ -123,7 +123,7 @@ fn question(list: &List) -> String {
     if query.is_empty() { "/v1/objects".to_owned() } else { format!("/v1/objects?{query}") }
 }
 
-fn parse_id(text: &str) -> Result<String, String> {
+pub(crate) fn parse_id(text: &str) -> Result<String, String> {
     if text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
         return Ok(text.to_owned());
     }
@@ -336,6 +336,12 @@ mod tests {
             &["move", ID, "--to", "256"],
             &["move", ID, "--to", "-1"],
             &["evict"],
+            &["export"],
+            &["export", "../zones"],
+            &["import"],
+            &["snapshot"],
+            &["restore", "a"],
+            &["restore", "a", "--state", "b", "--number", "0"],
             &["list", "--after", ID],
             &["list", "--zone", "shop", "--after", ID],
             &["list", "--class", "Cart", "--after", ID],
@@ -348,14 +354,6 @@ mod tests {
             &[],
         ] {
             assert_eq!(read(words).err(), Some(2), "{words:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_built_yet_says_so() {
-        for words in [&["export"][..], &["import", "--from", "x.tar", "y"]] {
-            let said = run(&read(words).unwrap_or_else(|_| panic!("{words:?}"))).unwrap_err().to_string();
-            assert_eq!(said, format!("`objects {}` is not built yet", words[0]));
         }
     }
 

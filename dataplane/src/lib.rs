@@ -38,3 +38,5 @@ pub mod status;
 pub mod tls;
 pub mod workers;
 pub mod zones;
+
+pub use objects::{Backup, BackupError, restore};

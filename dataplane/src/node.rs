@@ -33,7 +33,7 @@ use berth_runtime::{
 use berth_steer::cid::Generation;
 use tokio::sync::watch;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, FILE_MAX};
 use crate::agent_link::{self, AgentLink, Order};
 use crate::clock::now_s;
 use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Protocol};
@@ -584,8 +584,8 @@ struct AdminStart {
 fn start_admin(start: AdminStart) -> Result<JoinHandle<()>, StartError> {
     let system = |source| StartError::System { what: "starting the admin thread", source };
     let AdminStart { view, facade, socket, mut limits, workers, table, mut phase } = start;
-    // Components come here.
-    limits.body_bytes = Budget::default().component_bytes;
+    // Components come here, and objects.
+    limits.body_bytes = Budget::default().component_bytes.max(FILE_MAX as u64);
     let remote = Arc::new(Remote::new().map_err(system)?);
     // epoll: the admin thread is not on anybody's hot path, and a second kind of driver that always
     // runs keeps the fallback honest.

@@ -99,6 +99,8 @@ pub enum LetterSays {
         /// The reason.
         reason: Box<str>,
     },
+    /// Somebody waits for the object to have no instance.
+    Hold,
 }
 
 /// An alarm that is due.

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! An entry is a tag, two lengths, a key and a value. A bundle without its last chunk is not whole, and is refused; so is
-//! one whose chunks were changed, left out or put into another order.
+//! one whose chunks were changed, left out or put into another order, and one that has something behind its last chunk.
 
 use std::io::{self, Read, Write};
 
@@ -136,7 +136,10 @@ pub(crate) fn read_bundle<E: From<BundleError>>(
             rest = after;
         }
     }
-    Ok(entries)
+    match input.read(&mut [0]).map_err(BundleError::Io)? {
+        0 => Ok(entries),
+        _ => Err(BundleError::Damaged { after: entries }.into()),
+    }
 }
 
 fn read_header(input: &mut impl Read, content: Content) -> Result<(), BundleError> {
@@ -246,5 +249,7 @@ mod tests {
             changed[at] ^= 1;
             assert!(read(&changed).is_err(), "changed at {at}");
         }
+        let longer = [&bytes[..], b"x"].concat();
+        assert!(matches!(read(&longer), Err(BundleError::Damaged { after: 300 })));
     }
 }

@@ -34,7 +34,7 @@ pub use read::{Limit, Page, ReadError, Size};
 pub use recover::Damage;
 pub use segment::StoreId;
 pub use snapshot::{
-    ExportError, Import, Snapshot, SnapshotError, import, newest_snapshot, read_snapshot, restore,
+    ExportError, Import, Label, Snapshot, SnapshotError, import, newest_snapshot, read_snapshot, restore,
 };
 pub use store::{
     CommitError, Committed, Config, Drive, Figures, Lead, LeadError, Listener, ListenerId, OpenError,

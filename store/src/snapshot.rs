@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
-use berth_protocol::object::ObjectKey;
+use berth_protocol::object::{ObjectKey, Scope};
 use berth_protocol::record::{Effect, EffectError, Space, check_effects};
 use bytes::Bytes;
 
@@ -24,6 +24,8 @@ const TAG_DATA: u8 = 1;
 const TAG_ROW: u8 = 2;
 const TAG_KEY: u8 = 3;
 const TAG_VALUE: u8 = 4;
+const TAG_ZONE: u8 = 5;
+const TAG_CLASS: u8 = 6;
 
 /// Why there is no snapshot, or why it cannot be restored.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,9 @@ pub enum SnapshotError {
     /// Where it should go there is a store.
     #[error("there is a store in the folder already: restore into an empty one")]
     Occupied,
+    /// The snapshots in the folder are of another store.
+    #[error("the folder has snapshots of another store: take another folder")]
+    Foreign,
 }
 
 impl From<BundleError> for SnapshotError {
@@ -65,6 +70,8 @@ pub struct Snapshot {
     pub groups: Vec<(berth_protocol::object::Group, berth_protocol::object::Seq)>,
     /// How many bytes its data file has.
     pub bytes: u64,
+    /// What was given to be kept with it.
+    pub beside: Vec<u8>,
     applied: Applied,
     entries: u64,
 }
@@ -111,12 +118,13 @@ pub fn read_snapshot(folder: &dyn Disk, number: u64) -> Result<Snapshot, Snapsho
     let name = manifest_name(number);
     let failed = |source| SnapshotError::File { file: name.clone(), source };
     let file = folder.open(&name, Open::Existing)?;
-    let (mut store, mut applied, mut lengths) = (None, None, None);
+    let (mut store, mut applied, mut lengths, mut beside) = (None, None, None, Vec::new());
     let read = read_bundle::<BundleError>(Stream { file, at: 0 }, Content::Manifest, |_, key, value| {
         match key {
             b"store" => store = <[u8; 16]>::try_from(value).ok().map(StoreId),
             b"applied" => applied = Applied::decode(value),
             b"lengths" => lengths = <[u8; 16]>::try_from(value).ok(),
+            b"beside" => beside = value.to_vec(),
             _ => {}
         }
         Ok(())
@@ -131,6 +139,7 @@ pub fn read_snapshot(folder: &dyn Disk, number: u64) -> Result<Snapshot, Snapsho
         store,
         groups: applied.groups.iter().map(|(group, end)| (*group, end.last.seq)).collect(),
         bytes: number_at(0),
+        beside,
         entries: number_at(8),
         applied,
     })
@@ -175,14 +184,33 @@ pub fn restore(
 }
 
 impl Store {
-    /// Writes a snapshot of what is committed now into a folder, while the store goes on.
-    pub fn snapshot(&self, folder: &dyn Disk) -> Result<Snapshot, SnapshotError> {
-        self.apply_all()?;
-        let view = self.inner.engine.view();
+    /// Writes a snapshot of what is committed now into a folder, while the store goes on. `beside` is kept with it, for
+    /// whoever restores it. Where there is no room for it, it leaves nothing.
+    pub fn snapshot(&self, folder: &dyn Disk, beside: &[u8]) -> Result<Snapshot, SnapshotError> {
+        if newest_snapshot(folder)?.is_some_and(|newest| newest.store != self.id()) {
+            return Err(SnapshotError::Foreign);
+        }
         let names = folder.list()?;
         let used =
             names.iter().filter_map(|name| number_of(name, "manifest-").or(number_of(name, "snapshot-")));
         let number = used.max().map_or(1, |number| number + 1);
+        let made = self.write_snapshot(folder, number, beside);
+        if made.is_err() {
+            // The disk may be full, and somebody else's too. What stays is passed over by all who look for snapshots.
+            let _ = folder.remove(&manifest_name(number));
+            let _ = folder.remove(&data_name(number));
+        }
+        made
+    }
+
+    fn write_snapshot(
+        &self,
+        folder: &dyn Disk,
+        number: u64,
+        beside: &[u8],
+    ) -> Result<Snapshot, SnapshotError> {
+        self.apply_all()?;
+        let view = self.inner.engine.view();
         let file = folder.open(&data_name(number), Open::New)?;
         let mut writer = BundleWriter::new(Stream { file, at: 0 }, Content::Snapshot)?;
         for (table, tag) in [(RawTable::Data, TAG_DATA), (RawTable::Rows, TAG_ROW)] {
@@ -197,9 +225,11 @@ impl Store {
         stream.file.sync_data()?;
         let bytes = stream.at;
         let applied = view.applied.clone();
-        write_manifest(folder, number, self.id(), &applied, bytes, entries)?;
         let groups = applied.groups.iter().map(|(group, end)| (*group, end.last.seq)).collect();
-        Ok(Snapshot { number, store: self.id(), groups, bytes, applied, entries })
+        let beside = beside.to_vec();
+        let snapshot = Snapshot { number, store: self.id(), groups, bytes, beside, applied, entries };
+        write_manifest(folder, &snapshot)?;
+        Ok(snapshot)
     }
 
     /// Brings the engine forward to what is committed now, also if an earlier step had failed.
@@ -209,8 +239,14 @@ impl Store {
         if retried { self.apply() } else { Ok(()) }
     }
 
-    /// Writes an object as it is committed now, as a file that says what it is.
-    pub fn export(&self, object: ObjectKey, out: &mut dyn io::Write) -> Result<(), ExportError> {
+    /// Writes an object as it is committed now, as a file that says what it is. An error that comes before anything was
+    /// written says that there is nothing to write.
+    pub fn export(
+        &self,
+        object: ObjectKey,
+        label: &Label,
+        out: &mut dyn io::Write,
+    ) -> Result<(), ExportError> {
         self.apply_all()?;
         let view = self.inner.engine.view();
         if self.inner.is_damaged(&object) {
@@ -221,6 +257,8 @@ impl Store {
         }
         let mut writer = BundleWriter::new(out, Content::Object)?;
         writer.entry(TAG_KEY, &object.to_bytes(), &[])?;
+        writer.entry(TAG_ZONE, label.zone.as_bytes(), &[])?;
+        writer.entry(TAG_CLASS, label.class.as_bytes(), &[])?;
         for space in Space::ALL {
             let (mut written, mut damaged) = (Ok(()), false);
             let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
@@ -246,24 +284,18 @@ impl Store {
     }
 }
 
-fn write_manifest(
-    folder: &dyn Disk,
-    number: u64,
-    store: StoreId,
-    applied: &Applied,
-    bytes: u64,
-    entries: u64,
-) -> Result<(), SnapshotError> {
+fn write_manifest(folder: &dyn Disk, snapshot: &Snapshot) -> Result<(), SnapshotError> {
     // The data file has its name for good before anything names it.
     folder.sync_dir()?;
-    let file = folder.open(&manifest_name(number), Open::New)?;
+    let file = folder.open(&manifest_name(snapshot.number), Open::New)?;
     let mut writer = BundleWriter::new(Stream { file, at: 0 }, Content::Manifest)?;
     let mut lengths = [0; 16];
-    lengths[..8].copy_from_slice(&bytes.to_le_bytes());
-    lengths[8..].copy_from_slice(&entries.to_le_bytes());
-    writer.entry(0, b"store", &store.0)?;
-    writer.entry(0, b"applied", &applied.encode())?;
+    lengths[..8].copy_from_slice(&snapshot.bytes.to_le_bytes());
+    lengths[8..].copy_from_slice(&snapshot.entries.to_le_bytes());
+    writer.entry(0, b"store", &snapshot.store.0)?;
+    writer.entry(0, b"applied", &snapshot.applied.encode())?;
     writer.entry(0, b"lengths", &lengths)?;
+    writer.entry(0, b"beside", &snapshot.beside)?;
     let (stream, _) = writer.finish()?;
     stream.file.sync_data()?;
     Ok(folder.sync_dir()?)
@@ -298,27 +330,41 @@ pub enum ExportError {
     Effects(#[source] EffectError),
 }
 
+/// Whose object it is, in words: its key has a hash of them only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The zone.
+    pub zone: String,
+    /// The class.
+    pub class: String,
+}
+
 /// An exported object, as the effects that make it what it was: all spaces cleared, then filled. They go into one
 /// submission of a new owner; a damaged object is removed before, by the same owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
     /// Which object it was. It may become another one.
     pub key: ObjectKey,
+    /// Whose.
+    pub label: Label,
     /// What makes it.
     pub effects: Vec<Effect>,
 }
 
 /// Reads an exported object.
 pub fn import(input: impl io::Read) -> Result<Import, ExportError> {
-    let mut key = None;
+    let nonsense = || BundleError::Other { what: "an entry of it makes no sense" };
+    let (mut key, mut zone, mut class) = (None, None, None);
+    let words = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| nonsense());
     let mut effects: Vec<Effect> = Space::ALL.map(|space| Effect::Clear { space }).to_vec();
     read_bundle::<ExportError>(input, Content::Object, |tag, name, value| {
-        let nonsense = || BundleError::Other { what: "an entry of it makes no sense" };
         match (tag, name.split_first()) {
             (TAG_KEY, _) => {
                 let bytes = name.try_into().map_err(|_| nonsense())?;
                 key = Some(ObjectKey::from_bytes(bytes).map_err(|_| nonsense())?);
             }
+            (TAG_ZONE, _) => zone = Some(words(name)?),
+            (TAG_CLASS, _) => class = Some(words(name)?),
             (TAG_VALUE, Some((space, name))) => {
                 let space = Space::from_code(*space).ok_or_else(nonsense)?;
                 let key = Bytes::copy_from_slice(name);
@@ -329,6 +375,11 @@ pub fn import(input: impl io::Read) -> Result<Import, ExportError> {
         Ok(())
     })?;
     check_effects(&effects).map_err(ExportError::Effects)?;
-    let key = key.ok_or(BundleError::Other { what: "it names no object" })?;
-    Ok(Import { key, effects })
+    let (Some(key), Some(zone), Some(class)) = (key, zone, class) else {
+        return Err(BundleError::Other { what: "it names no object" }.into());
+    };
+    if Scope::new(&zone, &class) != key.scope {
+        return Err(nonsense().into());
+    }
+    Ok(Import { key, label: Label { zone, class }, effects })
 }

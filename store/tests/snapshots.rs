@@ -3,13 +3,23 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use berth_protocol::object::{Epoch, Seq};
 use berth_protocol::record::{Effect, Space};
 use berth_store::disk::{Disk, FakeDisk};
-use berth_store::{ExportError, Lead, SnapshotError, Store, StoreId, import, newest_snapshot, restore};
+use berth_store::{
+    ExportError, Label, Lead, SnapshotError, Store, StoreId, import, newest_snapshot, restore,
+};
 use common::*;
+
+const BESIDE: &[u8] = b"kept with it";
+
+/// Whose the objects of these tests are.
+fn label() -> Label {
+    Label { zone: "example.com".to_owned(), class: "Room".to_owned() }
+}
 
 fn filled(disk: &FakeDisk) -> Store {
     let store = start(disk);
@@ -35,8 +45,9 @@ fn restored(folder: &FakeDisk) -> Store {
 fn a_snapshot_has_what_was_committed_and_nothing_that_came_later() {
     let (disk, folder) = (FakeDisk::new(), FakeDisk::new());
     let store = filled(&disk);
-    let snapshot = store.snapshot(&folder).unwrap();
+    let snapshot = store.snapshot(&folder, BESIDE).unwrap();
     assert_eq!((snapshot.number, snapshot.groups[0]), (1, (GROUP, store.committed(GROUP))));
+    assert_eq!(newest_snapshot(&folder).unwrap().unwrap().beside, BESIDE);
     let before: Vec<Model> = (0..5).map(|n| contents(&store, n)).collect();
     write(&store, 2, vec![vec![clear()]]);
     let restored = restored(&folder);
@@ -48,35 +59,62 @@ fn a_snapshot_has_what_was_committed_and_nothing_that_came_later() {
     assert_eq!(restored.row(object(1)).unwrap(), store.row(object(1)).unwrap());
     restored.lead(GROUP, Lead::Next).unwrap();
     assert!(write(&restored, 2, vec![vec![put("k", "goes on")]])[0].outcome.is_ok());
-    assert_eq!(store.snapshot(&folder).unwrap().number, 2);
+    assert!(matches!(restored.snapshot(&folder, BESIDE), Err(SnapshotError::Foreign)));
+    assert_eq!(store.snapshot(&folder, BESIDE).unwrap().number, 2);
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_leaves_nothing_and_the_store_goes_on() {
+    let (disk, folder) = (FakeDisk::new(), FakeDisk::new());
+    let store = filled(&disk);
+    store.snapshot(&folder, BESIDE).unwrap();
+    let (before, found) = (folder.list().unwrap(), contents(&store, 2));
+    let mut refused = 0;
+    for writes in 0..20 {
+        folder.faults(|faults| faults.failing_writes = 1 + writes);
+        refused += u32::from(store.snapshot(&folder, BESIDE).is_err());
+        folder.faults(|faults| faults.failing_writes = 0);
+    }
+    assert_eq!((refused, folder.list().unwrap()), (20, before));
+    let used = newest_snapshot(&folder).unwrap().unwrap().bytes;
+    folder.faults(|faults| faults.capacity = Some(2 * used));
+    let full = store.snapshot(&folder, BESIDE).unwrap_err();
+    assert!(
+        matches!(&full, SnapshotError::Disk(error) if error.kind() == ErrorKind::StorageFull),
+        "{full:?}"
+    );
+    assert!(write(&store, 3, vec![vec![put("k", "goes on")]])[0].outcome.is_ok());
+    assert_eq!(contents(&restored(&folder), 2), found);
+    folder.faults(|faults| faults.capacity = None);
+    assert_eq!(store.snapshot(&folder, BESIDE).unwrap().number, 2);
 }
 
 #[test]
 fn a_snapshot_that_was_killed_does_not_count_and_does_not_hinder_the_next_one() {
     let mut killed = 0;
-    for calls in 0..40 {
+    for calls in 0..80 {
         let (disk, folder) = (FakeDisk::new(), FakeDisk::new());
         let store = filled(&disk);
-        store.snapshot(&folder).unwrap();
+        store.snapshot(&folder, BESIDE).unwrap();
         let first = contents(&store, 2);
         write(&store, 2, vec![vec![put("new", "value")]]);
         let second = contents(&store, 2);
         folder.faults(|faults| faults.calls_left = Some(calls));
-        let made = store.snapshot(&folder).is_ok();
+        let made = store.snapshot(&folder, BESIDE).is_ok();
         folder.power_cut(calls);
         let found = contents(&restored(&folder), 2);
         assert!(found == second || (!made && found == first), "killed after {calls} calls");
         killed += u32::from(!made);
-        store.snapshot(&folder).unwrap();
+        store.snapshot(&folder, BESIDE).unwrap();
         assert_eq!(contents(&restored(&folder), 2), second);
     }
-    assert!((5..40).contains(&killed), "{killed} of 40 were killed");
+    assert!((5..80).contains(&killed), "{killed} of 80 were killed");
 }
 
 #[test]
 fn a_damaged_snapshot_is_refused_and_leaves_no_store() {
     let (disk, folder) = (FakeDisk::new(), FakeDisk::new());
-    let snapshot = filled(&disk).snapshot(&folder).unwrap();
+    let snapshot = filled(&disk).snapshot(&folder, BESIDE).unwrap();
     let name = folder.list().unwrap().into_iter().find(|name| name.starts_with("snapshot-")).unwrap();
     folder.flip(&name, 700, 1);
     let target = FakeDisk::new();
@@ -94,20 +132,35 @@ fn an_object_goes_through_a_file_into_another_store() {
     let (disk, other) = (FakeDisk::new(), FakeDisk::new());
     let store = filled(&disk);
     let mut file = Vec::new();
-    store.export(object(1), &mut file).unwrap();
+    store.export(object(1), &label(), &mut file).unwrap();
     let target = start(&other);
     let came = import(&file[..]).unwrap();
-    assert_eq!(came.key, object(1));
+    assert_eq!((came.key, came.label), (object(1), label()));
     write(&target, 1, vec![vec![put("old", "content")], came.effects]);
     assert_eq!(contents(&target, 1), contents(&store, 1));
     assert_eq!(target.get(object(1), Space::Reply, b"r").unwrap(), Some(bytes("answer")));
     assert_eq!(target.next_alarm().unwrap().unwrap().object, object(1));
-    assert!(matches!(store.export(object(99), &mut Vec::new()), Err(ExportError::Missing { .. })));
-    for at in [0, 9, 40, file.len() / 2, file.len() - 1] {
-        let mut changed = file.clone();
-        changed[at] ^= 1;
-        assert!(import(&changed[..]).is_err(), "changed at {at}");
+    assert!(matches!(store.export(object(99), &label(), &mut Vec::new()), Err(ExportError::Missing { .. })));
+}
+
+#[test]
+fn an_exported_object_with_any_bit_changed_or_any_byte_missing_is_refused() {
+    let store = filled(&FakeDisk::new());
+    let mut file = Vec::new();
+    store.export(object(1), &label(), &mut file).unwrap();
+    assert!(import(&file[..]).is_ok());
+    for at in 0..file.len() {
+        assert!(import(&file[..at]).is_err(), "cut off at {at}");
+        for bit in 0..8 {
+            let mut changed = file.clone();
+            changed[at] ^= 1 << bit;
+            assert!(import(&changed[..]).is_err(), "bit {bit} changed at {at}");
+        }
     }
+    let other = Label { class: "Hall".to_owned(), ..label() };
+    let mut file = Vec::new();
+    store.export(object(1), &other, &mut file).unwrap();
+    assert!(import(&file[..]).is_err(), "its key is of another class");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-use berth_isolate_host::compile::CompileError;
+use berth_isolate_host::compile::{Budget, CompileError};
 use berth_isolate_host::library::ScriptId;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::{broadcast, oneshot};
 
 use super::refusal::{Outcome, Refusal, json};
-use super::{nothing, objects, query_value};
+use super::{carry, nothing, objects, query_value};
 use crate::http::body::{self, Body, BodyError, Collect, RequestBody};
 use crate::http::message::Reply;
 use crate::workers::{GuestLine, UploadError, Workers};
@@ -42,6 +42,9 @@ pub(super) enum Deployments {
     Object,
     MoveObject,
     EvictObject,
+    ExportObject,
+    ImportObject,
+    Snapshot,
 }
 
 /// It, with what it is asked about.
@@ -96,7 +99,7 @@ pub(super) async fn answer(workers: Arc<Workers>, question: Question) -> Reply {
         Deployments::Scripts => apart(move || scripts(&workers)).await,
         Deployments::RemoveScript => apart(move || remove_script(&workers, &name)).await,
         Deployments::RemoveZone => apart(move || Ok(workers.remove(&name).map(|()| nothing())?)).await,
-        Deployments::Upload => match collect(body, usize::MAX).await {
+        Deployments::Upload => match collect(body, Budget::default().component_bytes as usize).await {
             Ok(component) => apart(move || upload(&workers, &component)).await,
             Err(refusal) => Err(refusal),
         },
@@ -111,6 +114,12 @@ pub(super) async fn answer(workers: Arc<Workers>, question: Question) -> Reply {
             Ok(body) => apart(move || objects::move_to(&workers, &name, &body)).await,
             Err(refusal) => Err(refusal),
         },
+        Deployments::ExportObject => carry::export(workers, name).await,
+        Deployments::ImportObject => carry::import(workers, query, body).await,
+        Deployments::Snapshot => match collect(body, DOCUMENT_MAX).await {
+            Ok(body) => apart(move || carry::snapshot(&workers, &body)).await,
+            Err(refusal) => Err(refusal),
+        },
         Deployments::RollBack => match collect(body, DOCUMENT_MAX).await {
             Ok(body) => apart(move || roll_back(&workers, &name, &body)).await,
             Err(refusal) => Err(refusal),
@@ -119,21 +128,34 @@ pub(super) async fn answer(workers: Arc<Workers>, question: Question) -> Reply {
     outcome.unwrap_or_else(Refusal::reply)
 }
 
-/// Runs what blocks beside the admin thread, a few at a time.
-async fn apart(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
-    static RUNNING: AtomicUsize = AtomicUsize::new(0);
-    struct Place;
-    impl Drop for Place {
-        fn drop(&mut self) {
-            RUNNING.fetch_sub(1, Relaxed);
-        }
+/// A place beside the admin thread. Dropped, it is another's.
+pub(super) struct Place(());
+
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Relaxed);
     }
+}
+
+/// Takes a place, of which there are a few.
+pub(super) fn place() -> Result<Place, Refusal> {
+    let place = Place(());
     if RUNNING.fetch_add(1, Relaxed) >= AT_A_TIME {
-        drop(Place);
         let detail = "the node works on other uploads and deployments; try again in a moment";
         return Err(Refusal::overload(&detail));
     }
-    let place = Place;
+    Ok(place)
+}
+
+/// Runs what blocks beside the admin thread.
+async fn apart(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+    apart_in(place()?, work).await
+}
+
+/// Runs it in a place that was taken.
+pub(super) async fn apart_in(place: Place, work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
     // A reply is of one thread; what makes it is sent over instead.
     let (sender, receiver) = oneshot::channel();
     let spawned = std::thread::Builder::new().name("deployment".into()).spawn(move || {
@@ -156,7 +178,7 @@ fn whole(body: Body) -> Bytes {
     }
 }
 
-async fn collect(body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
+pub(super) async fn collect(body: RequestBody, most: usize) -> Result<Bytes, Refusal> {
     body::collect(body, most).await.map_err(|error| match error {
         Collect::TooLarge => {
             let detail = format!("at most {most} bytes are taken here");

@@ -6,6 +6,7 @@
 //! web pages and guests must not reach it through somebody's browser or by a name that they bind
 //! to 127.0.0.1.
 
+mod carry;
 mod deployments;
 mod explain;
 mod objects;
@@ -28,6 +29,7 @@ use crate::metrics::{self, Facade};
 use crate::responder::Table;
 use crate::status::NodeView;
 use crate::workers::Workers;
+pub use carry::FILE_MAX;
 use paths::{Call, Unknown};
 use refusal::{Refusal, json};
 

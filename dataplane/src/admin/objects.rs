@@ -17,7 +17,7 @@ fn unreadable(error: &berth_store::ReadError) -> Refusal {
     Refusal::internal(&berth_protocol::link::with_causes(error))
 }
 
-fn parse_id(text: &str) -> Result<ObjectId, Refusal> {
+pub(super) fn parse_id(text: &str) -> Result<ObjectId, Refusal> {
     text.parse::<ObjectId>()
         .map_err(|error| Refusal::bad_request(&format!("{text} is no id of an object: {error}")))
 }

@@ -50,10 +50,18 @@ pub(super) const PATHS: &[Path] = &[
     ),
     path("/v1/zones/{name}/rollback", &[("POST", Call::Deployments(Deployments::RollBack))]),
     path("/v1/routes", &[("GET", Call::Deployments(Deployments::Routes))]),
-    path("/v1/objects", &[("GET", Call::Deployments(Deployments::Objects))]),
+    path(
+        "/v1/objects",
+        &[
+            ("GET", Call::Deployments(Deployments::Objects)),
+            ("POST", Call::Deployments(Deployments::ImportObject)),
+        ],
+    ),
+    path("/v1/objects/snapshot", &[("POST", Call::Deployments(Deployments::Snapshot))]),
     path("/v1/objects/{id}", &[("GET", Call::Deployments(Deployments::Object))]),
     path("/v1/objects/{id}/move", &[("POST", Call::Deployments(Deployments::MoveObject))]),
     path("/v1/objects/{id}/evict", &[("POST", Call::Deployments(Deployments::EvictObject))]),
+    path("/v1/objects/{id}/export", &[("GET", Call::Deployments(Deployments::ExportObject))]),
     path("/v1/tail", &[("GET", Call::Deployments(Deployments::Tail))]),
 ];
 

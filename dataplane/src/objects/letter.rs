@@ -71,6 +71,8 @@ pub(super) enum Says {
         /// The reason.
         reason: String,
     },
+    /// Somebody waits for the object to have no instance. No guest sees it.
+    Hold,
 }
 
 impl Says {
@@ -80,7 +82,7 @@ impl Says {
             Self::Text { socket, .. } | Self::Binary { socket, .. } | Self::Closed { socket, .. } => {
                 Some(*socket)
             }
-            Self::Request(_) | Self::Alarm(_) => None,
+            Self::Request(_) | Self::Alarm(_) | Self::Hold => None,
         }
     }
 
@@ -89,9 +91,10 @@ impl Says {
         Reply::problem(if self.socket().is_some() { Problem::Internal } else { problem })
     }
 
-    /// For the guest.
-    pub(super) fn message(&self) -> object::Message {
-        match self {
+    /// For the guest, if it is for it.
+    pub(super) fn message(&self) -> Option<object::Message> {
+        Some(match self {
+            Self::Hold => return None,
             Self::Request(request) => object::Message::Request(request.clone()),
             Self::Alarm(alarm) => object::Message::Alarm {
                 id: String::from_utf8_lossy(&alarm.id).into_owned(),
@@ -109,7 +112,7 @@ impl Says {
             Self::Closed { socket, code, reason } => {
                 object::Message::Closed { socket: *socket, code: *code, reason: reason.clone() }
             }
-        }
+        })
     }
 }
 
@@ -140,6 +143,7 @@ pub(super) fn seal(message: Message) -> Box<LetterEnvelope> {
             Says::Closed { socket, code, reason } => {
                 LetterSays::Closed { socket: socket.0, code, reason: reason.into() }
             }
+            Says::Hold => LetterSays::Hold,
         },
         chain: letter.chain,
         client: letter.client,
@@ -165,6 +169,7 @@ pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
         LetterSays::Closed { socket, code, reason } => {
             Says::Closed { socket: SocketId(socket), code, reason: reason.into() }
         }
+        LetterSays::Hold => Says::Hold,
     };
     let letter = Letter {
         object: envelope.object,

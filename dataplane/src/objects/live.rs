@@ -239,6 +239,9 @@ impl CoreObjects {
             let _ = answer.send(Answer::Here(self.why(&object)));
             return;
         }
+        if let Wish::Hold(number) = wish {
+            return self.ring(object, number, answer);
+        }
         match self.homes.borrow_mut().get_mut(&object) {
             Some(home) => home.order = Some(answer),
             None => {
@@ -252,7 +255,7 @@ impl CoreObjects {
                 self.watch_move(object);
             }
             Wish::Evict => self.handle(object, Event::Evict(Evict::AfterTurn)),
-            Wish::Why => {}
+            Wish::Hold(_) | Wish::Why => {}
         }
     }
 
@@ -393,7 +396,7 @@ impl CoreObjects {
         }
         // An alarm whose turn has not begun rings again, as if it had not rung; a socket's message is told again.
         let problem = match message.body.says {
-            Says::Request(_) => letter::problem(why),
+            Says::Request(_) | Says::Hold => letter::problem(why),
             _ => Problem::Overload,
         };
         self.reply(&message.body, Reply::problem(problem));
@@ -445,6 +448,16 @@ impl CoreObjects {
         match &self.homes.borrow().get(object)?.stay {
             Stay::Starting { waiting, .. } => Some((*waiting.front()?.body).clone()),
             _ => None,
+        }
+    }
+
+    /// Whether nobody waits for an object that starts but who wants it to have no instance.
+    pub(super) fn starts_for_nobody(&self, object: &ObjectKey) -> bool {
+        match self.homes.borrow().get(object).map(|home| &home.stay) {
+            Some(Stay::Starting { waiting, .. }) => {
+                waiting.iter().all(|message| matches!(message.body.says, Says::Hold))
+            }
+            _ => false,
         }
     }
 

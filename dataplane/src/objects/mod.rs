@@ -14,9 +14,12 @@
 
 mod alarms;
 mod ask;
+mod backup;
 mod berths;
 mod by_id;
+mod carry;
 mod gate;
+mod hold;
 mod letter;
 mod line;
 mod live;
@@ -44,6 +47,8 @@ use berth_store::disk::RealDisk;
 use berth_store::{Config, EngineError, Lead, LeadError, ListenerId, OpenError, Store, StoreId};
 use tokio::sync::{Notify, mpsc};
 
+pub use backup::{Backup, BackupError, restore};
+pub(crate) use carry::{NotExported, NotImported, read};
 pub(crate) use live::CoreObjects;
 pub(crate) use orders::NotDone;
 pub(crate) use repeat::{WINDOW_DEFAULT, WINDOW_MOST};
@@ -54,6 +59,13 @@ use gate::Gate;
 use orders::Order;
 use sockets::Sockets;
 use storage::{GROUP, Readers};
+
+/// The folder of objects in a node's folder of state.
+pub(crate) const FOLDER: &str = "objects";
+/// The folder of the store in that.
+const DATA: &str = "data";
+/// The file with the key of names.
+const ID_KEY: &str = "id-key";
 
 /// Why a node has no objects.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +106,10 @@ pub(crate) struct Objects {
     sockets: Sockets,
     /// By which cores take orders.
     orders: Mutex<HashMap<u16, mpsc::Sender<Order>>>,
+    /// Who waits for an object to be handed over.
+    notes: Mutex<hold::Notes>,
+    /// Held by who makes a snapshot.
+    snapshots: Mutex<()>,
 }
 
 /// That an object waits for another. Dropped, it does not.
@@ -143,6 +159,8 @@ impl Objects {
             alarm_set: Notify::new(),
             sockets: Sockets::new(anywhere()),
             orders: Mutex::default(),
+            notes: Mutex::default(),
+            snapshots: Mutex::default(),
         }
     }
 
@@ -198,11 +216,11 @@ impl Opened {
     fn open(folder: &Path) -> Result<Self, ObjectsError> {
         let unusable = |source| ObjectsError::Folder { path: folder.to_owned(), source };
         fs::create_dir_all(folder).map_err(unusable)?;
-        let disk = RealDisk::open(folder.join("data")).map_err(|source| match source.kind() {
+        let disk = RealDisk::open(folder.join(DATA)).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => ObjectsError::InUse { path: folder.to_owned() },
             _ => unusable(source),
         })?;
-        let id_key = keep_random(&folder.join("id-key")).map_err(unusable)?;
+        let id_key = keep_random(&folder.join(ID_KEY)).map_err(unusable)?;
         let mut store_id = [0; 16];
         fill(&mut store_id).map_err(unusable)?;
         let store = Store::open(Arc::new(disk), Config::default(), StoreId(store_id))?;
@@ -243,14 +261,20 @@ fn keep_random(path: &Path) -> io::Result<[u8; 32]> {
         Err(error) => return Err(error),
     }
     fill(&mut bytes)?;
+    keep(path, &bytes)?;
+    Ok(bytes)
+}
+
+/// Keeps bytes under a name, wholly or not at all.
+fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
     // Without the name, objects that have a name would be others after a power cut.
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }
-    Ok(bytes)
+    Ok(())
 }

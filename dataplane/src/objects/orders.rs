@@ -14,7 +14,7 @@ pub(super) const WAITING_MAX: usize = 64;
 /// How long an object that should move may be held by a turn, a commit or an open resource.
 pub(super) const MOVE_WITHIN: Duration = Duration::from_secs(5);
 /// And how long its operator waits for what comes of an order.
-const ANSWER_WITHIN: Duration = Duration::from_secs(8);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 /// How often somebody looks.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -25,6 +25,8 @@ pub(crate) enum Wish {
     Move(Core),
     /// To be given up after its turn.
     Evict,
+    /// To have no instance, for who left the note of this number.
+    Hold(u64),
     /// To know why it lives where it does, and what it does there.
     Why,
 }
@@ -69,7 +71,7 @@ pub(crate) enum NotDone {
     },
 }
 
-fn refused(words: &str) -> NotDone {
+pub(super) fn refused(words: &str) -> NotDone {
     NotDone::Refused(words.to_owned())
 }
 
@@ -81,7 +83,12 @@ impl Objects {
         receiver
     }
 
-    fn order(&self, core: Core, object: ObjectKey, wish: Wish) -> Result<oneshot::Receiver<Answer>, NotDone> {
+    pub(super) fn order(
+        &self,
+        core: Core,
+        object: ObjectKey,
+        wish: Wish,
+    ) -> Result<oneshot::Receiver<Answer>, NotDone> {
         let (answer, receiver) = oneshot::channel();
         let orders = lock(&self.orders);
         let sender = orders.get(&u16::from(core.0)).ok_or_else(|| refused("its core takes no orders"))?;

@@ -34,9 +34,14 @@ impl CoreObjects {
         let (Some(workers), Some(letter)) = (self.workers(), self.first_waiting(&object)) else { return };
         berth_runtime::spawn(async move {
             let mut guard = OnPanic(Some((std::rc::Rc::clone(&workers), object, Event::StartFailed)));
+            let objects = &workers.objects;
+            objects.node.hand_over(object).await;
+            if objects.starts_for_nobody(&object) {
+                guard.0 = None;
+                return objects.handle(object, Event::StartFailed);
+            }
             let started = make(&workers, object, &letter).await;
             guard.0 = None;
-            let objects = &workers.objects;
             match started {
                 Ok((epoch, instance, resident)) => {
                     objects.numbers.objects_started.add(1);

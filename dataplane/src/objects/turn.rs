@@ -83,6 +83,9 @@ impl CoreObjects {
         message: Message,
     ) -> Option<Event<Box<Letter>>> {
         let mut letter = *message.body;
+        if matches!(letter.says, Says::Hold) {
+            return Some(self.begin_hold(object, epoch, letter));
+        }
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
             self.reply(&letter, Reply::problem(Problem::Internal));
@@ -124,6 +127,7 @@ async fn run(
     (running, place): (&Running, &Rc<Place>),
 ) -> Option<Ended> {
     let numbers = &workers.objects.numbers;
+    let message = letter.says.message()?;
     match repeat::look(numbers, resident, letter).await {
         Whether::First(first) => {
             let begin = || {
@@ -131,7 +135,7 @@ async fn run(
                 let outside = Outside::new(workers, &resident.zone, &resident.class, letter, place);
                 resident.logs.now(&outside.way.context);
                 numbers.object_turns.add(1);
-                instance.begin(letter.says.message(), outside)
+                instance.begin(message, outside)
             };
             let mut ended = running.ended(begin).await?;
             if let (Some(first), Ok((_, outcome))) = (first, &mut ended.result) {

@@ -105,7 +105,7 @@ impl Workers {
         let lines = broadcast::Sender::new(TAIL_LINES);
         let resolvers = Resolvers::start(&ResolverOptions::default()).map_err(WorkersError::Resolvers)?;
         let tls = Tls::of_this_machine()?;
-        let objects = Arc::new(Objects::new(settings.state.join("objects")));
+        let objects = Arc::new(Objects::new(settings.state.join(crate::objects::FOLDER)));
         let workers = Self {
             settings,
             zones,
@@ -274,7 +274,7 @@ impl Workers {
 }
 
 /// Waits for a future on a thread that may.
-fn wait<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -15,11 +15,11 @@ use crate::guest::Guest;
 use crate::object_bindings::berth::object::{alarms, identity, sockets, storage, types};
 
 /// Alarms that an object may have: enough to plan, too few to be a queue.
-const ALARMS_MAX: usize = 100;
+pub const ALARMS_MAX: usize = 100;
 /// Bytes of the id of an alarm.
-const ALARM_ID_MAX: usize = 256;
+pub const ALARM_ID_MAX: usize = 256;
 /// Bytes of what is kept with an alarm: what it is about, not the data.
-const ALARM_PAYLOAD_MAX: usize = 4 << 10;
+pub const ALARM_PAYLOAD_MAX: usize = 4 << 10;
 /// All alarms at their largest are one page.
 const ALARMS_PAGE: PageMost =
     PageMost { entries: ALARMS_MAX + 1, bytes: (ALARMS_MAX + 1) * (ALARM_ID_MAX + ALARM_PAYLOAD_MAX + 8) };

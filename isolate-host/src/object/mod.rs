@@ -28,6 +28,7 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use crate::guest::Guest;
 use crate::{object_bindings, wasi};
 
+pub use imports::{ALARM_ID_MAX, ALARM_PAYLOAD_MAX, ALARMS_MAX};
 pub use instance::ObjectInstance;
 pub use message::{
     Acceptance, Message, ObjectAnswer, ObjectRequest, ObjectResponse, Outcome, SocketCommand, SocketData,

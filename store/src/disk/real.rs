@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,7 +36,8 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(how == Open::New);
+        // What objects store is for nobody else.
+        options.read(true).write(true).create_new(how == Open::New).mode(0o600);
         let file = options.open(self.path.join(name))?;
         // After a failed sync the kernel keeps pages as clean that the disk does not have. Advice may be refused, by file
         // systems that keep nothing: then there is nothing to forget.

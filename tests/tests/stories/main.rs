@@ -18,6 +18,7 @@ mod http3;
 mod kernel;
 mod life;
 mod objects;
+mod objects_carry;
 mod objects_chat;
 mod objects_hosts;
 mod objects_keys;

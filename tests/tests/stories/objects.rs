@@ -24,18 +24,18 @@ on_both_drivers!(["curl"]; an_object_sees_how_many_wait_for_it, a_new_version_of
 once!([]; what_a_class_must_have_is_said_when_it_is_deployed);
 
 /// Clients at a time: more than one for each core, whatever the machine.
-const CLIENTS: usize = 8;
+pub(crate) const CLIENTS: usize = 8;
 /// Kills in one story. Each round goes on with what the rounds before it left.
 const KILLS: usize = 3;
 
-fn node(driver: Driver) -> Node {
+pub(crate) fn node(driver: Driver) -> Node {
     let node = Plan::new(driver, common()).start();
     deploy_counter(&node);
     node
 }
 
 /// The example, deployed as its reader does it.
-fn deploy_counter(node: &Node) {
+pub(crate) fn deploy_counter(node: &Node) {
     let project = example("counter");
     assert!(project.is_dir(), "{} is not there; `cargo xtask guests` builds it", project.display());
     let admin = format!("http://{}", node.admin());
@@ -50,7 +50,7 @@ fn deploy_counter(node: &Node) {
 
 const HOST: &str = "host: counter.localhost";
 
-fn ask(node: &Node, method: &str, name: &str) -> String {
+pub(crate) fn ask(node: &Node, method: &str, name: &str) -> String {
     curl(&["--request", method, "--header", HOST, &node.http(&format!("/counter/{name}"))]).ok()
 }
 
@@ -88,7 +88,12 @@ impl Client {
 }
 
 /// Increments one counter until the connection ends or `stop`, and tells what came of each. Nothing is tried again.
-fn increment(address: SocketAddr, name: &str, clock: Instant, stop: &AtomicBool) -> Vec<Operation<Counter>> {
+pub(crate) fn increment(
+    address: SocketAddr,
+    name: &str,
+    clock: Instant,
+    stop: &AtomicBool,
+) -> Vec<Operation<Counter>> {
     let mut told = Vec::new();
     let now = || clock.elapsed().as_nanos() as u64;
     let Some(mut client) = Client::connect(address) else { return told };
@@ -262,14 +267,14 @@ fn a_worker_asks_an_object_of_its_zone(driver: Driver) {
 }
 
 /// The class of the tests, and a worker that asks its objects.
-fn probe(driver: Driver) -> Node {
+pub(crate) fn probe(driver: Driver) -> Node {
     let node = Plan::new(driver, common()).start();
     deploy_probe(&node, 1);
     node
 }
 
 /// The same with data of this version.
-fn deploy_probe(node: &Node, version: u32) {
+pub(crate) fn deploy_probe(node: &Node, version: u32) {
     let (front, probe) = (upload(node, guests()), upload(node, &object_guest()));
     let limits = json!({"cpu": "10s", "wall": "60s"});
     let zone = json!({"hosts": ["*"], "workers": {"front": {"script": front, "routes": ["/*"], "limits": limits}},
@@ -309,7 +314,7 @@ fn a_new_version_of_a_class_takes_over_between_two_turns(driver: Driver) {
 
 /// What an object of the class answers, or the node in its place: the worker that asks passes on what is said, and not the
 /// status.
-fn ask_probe(node: &Node, name: &str, subject: &str) -> String {
+pub(crate) fn ask_probe(node: &Node, name: &str, subject: &str) -> String {
     curl(&[&node.http(&format!("/ask?url=http://{name}.probe.object.internal/{subject}"))]).ok()
 }
 
