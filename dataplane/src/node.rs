@@ -278,7 +278,13 @@ impl Node {
         for (index, (endpoint, sockets)) in
             std::mem::take(&mut self.endpoints).into_iter().zip(std::mem::take(&mut self.sockets)).enumerate()
         {
-            let core = self.core_start(index, endpoint, sockets, caught.next(), (phase_seen.clone(), together.clone()));
+            let core = self.core_start(
+                index,
+                endpoint,
+                sockets,
+                caught.next(),
+                (phase_seen.clone(), together.clone()),
+            );
             threads.push(start_thread(format!("core-{index}"), core, started.clone())?);
         }
         let admin = AdminStart {

@@ -101,7 +101,9 @@ fn is_busy<M>(stay: &Stay<M>) -> bool {
         Stay::Running(resident) => {
             resident.turn == Turn::Now || resident.unsettled > 0 || !resident.waiting.is_empty()
         }
-        Stay::Starting { .. } | Stay::Undoing { .. } | Stay::Expecting { .. } | Stay::Abdicating { .. } => true,
+        Stay::Starting { .. } | Stay::Undoing { .. } | Stay::Expecting { .. } | Stay::Abdicating { .. } => {
+            true
+        }
     }
 }
 
