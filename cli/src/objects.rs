@@ -145,6 +145,7 @@ fn render_list(list: &List, answer: &Value) -> String {
     let row = |object: &Value| {
         let [id, zone, class, keys, seq, core, name] =
             ["id", "zone", "class", "keys", "seq", "core", "name"].map(|field| cell(&object[field]));
+        let core = if object["damaged"] == true { "damaged".to_owned() } else { core };
         [id, zone, class, bytes(&object["bytes"]), keys, seq, core, seconds(&object["written_ms"]), name]
     };
     let rows: Vec<_> = entries(answer, "objects").map(row).collect();
@@ -178,6 +179,9 @@ fn render_object(object: &Value) -> String {
     if !object["messages"].is_null() {
         let (messages, hops) = (field("messages"), field("hops"));
         out += &format!("  messages {messages}, hops {hops}, since its instance was made\n");
+    }
+    if object["damaged"] == true {
+        out += "damaged\n  something that it stored is lost, so that it answers nothing; the node's log says what\n";
     }
     out += &format!("stored {}, keys {}\n", bytes(&object["bytes"]), field("keys"));
     out += &format!("epoch {} seq {}\n", field("epoch"), field("seq"));
@@ -237,7 +241,7 @@ mod tests {
     fn object() -> Value {
         json!({
             "id": ID, "zone": "shop", "class": "Cart", "name": "ada\u{1b}", "bytes": 1536, "keys": 5, "epoch": 3,
-            "seq": 12, "created_ms": 7999, "written_ms": 9000, "core": 2,
+            "seq": 12, "created_ms": 7999, "written_ms": 9000, "core": 2, "damaged": false,
             "state": "held", "why": "its first message came to this core", "sockets": 2,
         })
     }
@@ -311,6 +315,11 @@ mod tests {
             text.contains("to this core\n  messages 12, hops 3, since its instance was made\nstored"),
             "{text}"
         );
+        let mut damaged = object();
+        damaged["damaged"] = true.into();
+        assert!(render_object(&damaged).contains("\ndamaged\n"));
+        let text = render_list(&list(&[]), &json!({"objects": [damaged], "more": false}));
+        assert!(text.contains("  damaged  9 "), "{text}");
         let mut young = object();
         (young["created_ms"], young["written_ms"]) = (0.into(), 0.into());
         assert!(render_object(&young).ends_with("epoch 3 seq 12\n"));

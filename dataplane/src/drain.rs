@@ -2,12 +2,15 @@
 //!
 //! A graceful stop tells every connection of a core to end when it can: idle ones at once, busy
 //! ones after the request in hand. What still runs at the deadline is cut by dropping its task.
+//! A core that has seen out its own waits for the others: what theirs wait for may be on it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
+use tokio::sync::watch;
 
 #[derive(Default)]
 struct Shared {
@@ -64,6 +67,24 @@ impl Drain {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// The cores of a node at its end: none goes before each has seen out what it has.
+#[derive(Clone)]
+pub struct Together(Arc<watch::Sender<usize>>);
+
+impl Together {
+    /// So many cores, none of which has ended.
+    pub fn new(cores: usize) -> Self {
+        Self(Arc::new(watch::Sender::new(cores)))
+    }
+
+    /// A core has nothing left. Waits until no core has. Called once by each.
+    pub async fn finished(&self) {
+        let mut left = self.0.subscribe();
+        self.0.send_modify(|left| *left = left.saturating_sub(1));
+        let _ = left.wait_for(|left| *left == 0).await;
     }
 }
 
@@ -150,5 +171,16 @@ mod tests {
         drop(busy);
         assert_eq!(woken.0.load(Relaxed), 2, "the last one wakes who waits for the end");
         assert!(finished.as_mut().poll(&mut cx).is_ready() && drain.alive() == 0);
+    }
+
+    #[test]
+    fn no_core_ends_before_all_have_nothing_left() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let cores = Together::new(2);
+        let (mine, others) = (cores.clone(), cores);
+        let mut first = pin!(mine.finished());
+        assert!(first.as_mut().poll(&mut cx).is_pending(), "the other one has something yet");
+        assert!(pin!(others.finished()).poll(&mut cx).is_ready());
+        assert!(first.as_mut().poll(&mut cx).is_ready());
     }
 }

@@ -39,7 +39,7 @@ use crate::clock::now_s;
 use crate::config::{self, AccessLog as AccessConfig, Config, Cores, Driver, Protocol};
 use crate::connections::{ConnectionLimits, Connections};
 use crate::debugging::Debugging;
-use crate::drain::Drain;
+use crate::drain::{Drain, Together};
 use crate::generations::{self, Caught, Others};
 use crate::hops;
 use crate::http::access::AccessLog;
@@ -273,12 +273,19 @@ impl Node {
         let _ = metrics::set_global_recorder(self.facade.clone());
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (started, ready) = std::sync::mpsc::channel();
+        let together = Together::new(self.endpoints.len());
         let mut threads = Vec::new();
         let mut caught = std::mem::take(&mut self.caught).into_iter();
         for (index, (endpoint, sockets)) in
             std::mem::take(&mut self.endpoints).into_iter().zip(std::mem::take(&mut self.sockets)).enumerate()
         {
-            let core = self.core_start(index, endpoint, sockets, caught.next(), phase_seen.clone());
+            let core = self.core_start(
+                index,
+                endpoint,
+                sockets,
+                caught.next(),
+                (phase_seen.clone(), together.clone()),
+            );
             threads.push(start_thread(format!("core-{index}"), core, started.clone())?);
         }
         let admin = AdminStart {
@@ -326,7 +333,7 @@ impl Node {
         endpoint: Endpoint<Envelope>,
         sockets: Vec<Sockets>,
         caught: Option<Caught>,
-        phase: watch::Receiver<Phase>,
+        (phase, together): (watch::Receiver<Phase>, Together),
     ) -> CoreStart {
         let doors = self.config.listeners.iter().map(|listener| DoorPlan {
             tls: match listener.protocol {
@@ -350,6 +357,7 @@ impl Node {
             state: self.config.node.state.clone(),
             workers: Arc::clone(&self.workers),
             phase,
+            together,
         }
     }
 }
@@ -411,6 +419,7 @@ struct CoreStart {
     state: PathBuf,
     workers: Arc<Workers>,
     phase: watch::Receiver<Phase>,
+    together: Together,
 }
 
 struct DoorPlan {
@@ -497,7 +506,7 @@ async fn serve(start: CoreStart, started: Started) {
     }
     let _ = started.send(Ok(()));
     drop(started);
-    see_out(start.phase, &drain, start.drain).await;
+    see_out((start.phase, start.together), &drain, &workers, start.drain).await;
     opened_endpoints.iter().for_each(|endpoint: &Rc<quic::Endpoint>| endpoint.cut_all());
     berth_runtime::yield_now().await; // What they said goes out with the turn.
 }
@@ -540,21 +549,33 @@ fn quic_shared<S: Service>(house: &Rc<House<S>>, hops: &Rc<hops::Hops>, others: 
     })
 }
 
-/// Waits for the drain and then, bounded, for the connections.
-async fn see_out(mut phase: watch::Receiver<Phase>, drain: &Drain, patience: Duration) {
+/// Waits for the drain and then, bounded, for the connections, the turns of objects, and the other cores, which may need
+/// what lives on this one.
+async fn see_out(
+    (mut phase, together): (watch::Receiver<Phase>, Together),
+    drain: &Drain,
+    workers: &CoreWorkers,
+    patience: Duration,
+) {
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
     drain.start();
+    workers.objects.ring_no_more();
     let over = async {
         let _ = phase.wait_for(|phase| *phase == Phase::Over).await;
     };
-    let finished = timeout(patience, drain.finished());
+    let finished = timeout(patience, async {
+        drain.finished().await;
+        workers.objects.finished().await;
+        together.finished().await;
+    });
     let (mut over, mut finished) = (std::pin::pin!(over), std::pin::pin!(finished));
     let outcome = std::future::poll_fn(|cx| match finished.as_mut().poll(cx) {
         std::task::Poll::Ready(outcome) => std::task::Poll::Ready(outcome.is_ok()),
         std::task::Poll::Pending => over.as_mut().poll(cx).map(|()| false),
     });
     if !outcome.await {
-        tracing::warn!(connections = drain.alive(), "drain.deadline: the connections that are left are cut");
+        let (connections, objects) = (drain.alive(), workers.objects.busy());
+        tracing::warn!(connections, objects, "drain.deadline: what is left on this core is cut");
     }
 }
 

@@ -2,7 +2,7 @@
 //! [`clients`] runs the programs that talk to it, which are not ours; [`aioquic`] is the one for HTTP/3,
 //! [`s2n`] another, [`relay`] the bad network before it, and [`network`] a good one in namespaces of its own;
 //! [`programs`] loads those of steering, [`steered`] is a node with its agent, [`workers`] has guests to deploy, and [`bombs`]
-//! some that nobody should; [`history`] judges what clients saw. The stories are in `tests/`.
+//! some that nobody should; [`objects`] are clients of objects, and [`history`] judges what they saw. The stories are in `tests/`.
 #![allow(clippy::panic, reason = "a test that cannot go on ends with the reason")]
 
 pub mod aioquic;
@@ -15,6 +15,7 @@ pub mod history;
 pub mod http3;
 pub mod network;
 pub mod node;
+pub mod objects;
 pub mod programs;
 pub mod relay;
 mod rights;

@@ -50,11 +50,11 @@ struct Ringing {
 
 type Known = Rc<RefCell<HashMap<Which, Ringing>>>;
 
-/// Rings until the core ends.
+/// Rings until the core ends, or is about to.
 pub(super) async fn ring(workers: Weak<CoreWorkers>) {
     let known = Known::default();
     loop {
-        let Some(core) = workers.upgrade() else { return };
+        let Some(core) = workers.upgrade().filter(|core| !core.objects.is_silent()) else { return };
         let pause = look(&core, &known).await;
         let node = std::sync::Arc::clone(&core.objects.node);
         drop(core);

@@ -3,7 +3,7 @@
 //! Everything goes through [`CoreObjects::handle`]: an event of an object is decided on by its [`Keeper`], and the effects
 //! are done in their order. What takes time (a start, a turn) is a task, whose end is an event again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use berth_isolate_host::object::ObjectInstance;
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership::{
-    self, Aim, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay,
+    self, Aim, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay, Turn,
 };
 use berth_protocol::{ArrivalEnvelope, Envelope};
 use tokio::sync::oneshot;
@@ -39,6 +39,8 @@ const IDLE_AFTER: Duration = Duration::from_secs(10);
 const ALARM_CORE: u16 = 0;
 /// How often somebody looks which those are.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the last turn has ended, when the node ends.
+const LOOK_AT_THE_END: Duration = Duration::from_millis(10);
 
 /// The objects of one core.
 pub(crate) struct CoreObjects {
@@ -50,6 +52,8 @@ pub(crate) struct CoreObjects {
     keeper: Keeper,
     workers: Weak<CoreWorkers>,
     homes: RefCell<HashMap<ObjectKey, Home>>,
+    /// The node ends: what is due rings at its next start.
+    silent: Cell<bool>,
 }
 
 /// What the core keeps of an object.
@@ -102,6 +106,18 @@ impl Home {
     }
 }
 
+fn is_busy<M>(stay: &Stay<M>) -> bool {
+    match stay {
+        Stay::Empty | Stay::Idle { .. } => false,
+        Stay::Running(resident) => {
+            resident.turn == Turn::Now || resident.unsettled > 0 || !resident.waiting.is_empty()
+        }
+        Stay::Starting { .. } | Stay::Undoing { .. } | Stay::Expecting { .. } | Stay::Abdicating { .. } => {
+            true
+        }
+    }
+}
+
 impl CoreObjects {
     /// The objects of core `index`, of which there are none.
     pub(crate) fn new(
@@ -114,7 +130,8 @@ impl CoreObjects {
     ) -> Self {
         // A node has at most 256 cores: connection ids have one byte for them.
         let keeper = Keeper { here: Core(index as u8), limits: Limits::default() };
-        Self { node, hops, numbers, limits, drain, keeper, workers, homes: RefCell::default() }
+        let (homes, silent) = (RefCell::default(), Cell::new(false));
+        Self { node, hops, numbers, limits, drain, keeper, workers, homes, silent }
     }
 
     /// Takes what comes from other cores, and looks after what lives here. Called once, on the core.
@@ -144,6 +161,27 @@ impl CoreObjects {
                 workers.objects.give_up_idle();
             }
         });
+    }
+
+    /// No alarm begins a turn any more.
+    pub(crate) fn ring_no_more(&self) {
+        self.silent.set(true);
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent.get()
+    }
+
+    /// Objects that have something to do: a turn, messages or writes that wait, a start, an end.
+    pub(crate) fn busy(&self) -> usize {
+        self.homes.borrow().values().filter(|home| is_busy(&home.stay)).count()
+    }
+
+    /// Waits until no object has.
+    pub(crate) async fn finished(&self) {
+        while self.busy() > 0 {
+            berth_runtime::sleep(LOOK_AT_THE_END).await;
+        }
     }
 
     pub(super) fn here(&self) -> u16 {

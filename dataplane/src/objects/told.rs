@@ -24,6 +24,8 @@ pub(crate) struct Told {
     created_ms: u64,
     written_ms: u64,
     core: Option<u8>,
+    /// Something of it is lost: it is refused. Its name and size cannot be told.
+    damaged: bool,
 }
 
 /// One object.
@@ -122,8 +124,10 @@ impl Objects {
         object: ObjectKey,
         row: Option<Row>,
     ) -> Result<Told, ReadError> {
-        let name = store.get(object, Space::Meta, NAME_KEY)?;
-        let size = store.size(object)?;
+        let name = unless_damaged(store.get(object, Space::Meta, NAME_KEY))?;
+        let size = unless_damaged(store.size(object))?;
+        let damaged = name.is_none() || size.is_none();
+        let (name, size) = (name.flatten(), size.unwrap_or_default());
         Ok(Told {
             id: object.id.to_string(),
             zone: zone.name.clone(),
@@ -136,6 +140,15 @@ impl Objects {
             created_ms: row.map_or(0, |row| row.created_ms),
             written_ms: row.map_or(0, |row| row.written_ms),
             core: self.berths.find(&object).core().map(|core| core.0),
+            damaged,
         })
+    }
+}
+
+/// What was read; nothing, if it is the object that is damaged: all others are told for all that.
+fn unless_damaged<T>(read: Result<T, ReadError>) -> Result<Option<T>, ReadError> {
+    match read {
+        Err(ReadError::Damaged { .. }) => Ok(None),
+        read => read.map(Some),
     }
 }

@@ -316,6 +316,29 @@ fn a_write_that_was_acknowledged_and_lost_is_found() {
 }
 
 #[test]
+fn an_acknowledgement_before_the_sync_is_found_after_the_crash() {
+    /// What was acknowledged since the last sync goes with the crash; clients read then what is there.
+    fn crash<M: Live>(run: Run<M>, writes: [M::Input; 2], read: M::Input) -> Run<M> {
+        let synced = run.data.clone();
+        let [first, second] = writes;
+        let mut run = run.honest(first).honest(second);
+        run.data = synced;
+        run.honest(read)
+    }
+    rejects::<Register>(20, |run| {
+        let run = run.honest(RegisterInput::Write(A));
+        crash(run, [RegisterInput::Write(B), RegisterInput::Write(B + 1)], RegisterInput::Read)
+    });
+    rejects::<Counter>(0, |run| {
+        crash(run, [CounterInput::Increment, CounterInput::Increment], CounterInput::Read)
+    });
+    rejects::<AppendList>(20, |run| {
+        let run = crash(run, [ListInput::Append(A), ListInput::Append(B)], ListInput::Read);
+        run.honest(ListInput::Append(B + 1)).honest(ListInput::Read)
+    });
+}
+
+#[test]
 fn a_stale_read_after_a_move_is_found() {
     rejects::<Register>(20, |run| {
         let run = run.honest(RegisterInput::Write(A)).honest(RegisterInput::Write(B));

@@ -46,6 +46,7 @@ const END_TO_END_NEEDS: &[Need] = &[
     Need { program: "h2load", probe: &["--version"], package: "nghttp2-client", used_for: "HTTP/2 load" },
     Need { program: "chromium", probe: &["--version"], package: "chromium", used_for: "a real browser" },
     Need { program: "ip", probe: &["-Version"], package: "iproute2", used_for: "network namespaces" },
+    Need { program: "strace", probe: &["--version"], package: "strace", used_for: "slow disks" },
 ];
 
 fn workspace(context: &Context) -> Result<Counts, Failure> {

@@ -32,10 +32,10 @@ impl Guest for Object {
         TURNS.fetch_add(1, Relaxed);
         let after_host = request.url.splitn(4, '/').nth(3).unwrap_or("");
         let parts: Vec<&str> = after_host.split('/').collect();
+        // A client's path names the object before the subject.
         let parts = match parts[..] {
-            // By a route of its class.
-            ["probe", _, _, ..] => &parts[2..],
-            _ => &parts[..],
+            ["probe", _, ref subject @ ..] => subject,
+            ref all => all,
         };
         match *parts {
             ["accept", tag] => return sending::accept(upgrade, tag),
@@ -106,6 +106,7 @@ fn store(parts: &[&str], request: &Request) -> Option<Text> {
         ["increment", key] => storing::increment(key, 1),
         ["increment", key, by] => storing::increment(key, by.parse().expect("a number")),
         ["swap", key, expected, new] => storing::swap(key, expected, new),
+        ["append", key, value] => storing::append(key, value),
         ["scan", start, end, direction, limit] => storing::scan(start, end, direction, limit),
         ["script"] => storing::script(&request.body),
         ["fill", prefix, count, bytes] => storing::fill(prefix, count, bytes),
@@ -120,6 +121,8 @@ fn store(parts: &[&str], request: &Request) -> Option<Text> {
         ["put-trap", key, value] => storing::put_then(key, value, trap),
         ["put-fail", key, value] => storing::put_then(key, value, || Err("as asked".to_owned())),
         ["put-exit", key, value] => storing::put_then(key, value, || std::process::exit(0)),
+        ["write-on", key] => storing::write_on(key),
+        ["sleep-put", ms, key, value] => attacks::sleep(ms).and_then(|_| storing::put(key, value.as_bytes())),
         ["put-sync-put", a, b] => storing::two_segments(a, b),
         ["put-sync-put-trap", a, b] => storing::two_segments(a, b).and_then(|_| trap()),
         ["sync"] => storage::sync().map_err(|error| error.to_string()).and_then(|()| ok("durable")),

@@ -55,6 +55,24 @@ pub(crate) fn swap(key: &str, expected: &str, new: &str) -> Text {
     told(outcome, |swapped| swapped.to_string())
 }
 
+/// Puts a word behind those that are there.
+pub(crate) fn append(key: &str, value: &str) -> Text {
+    let found = match storage::get(key.as_bytes()) {
+        Ok(found) => found.unwrap_or_default(),
+        Err(error) => return Ok((400, name(&error))),
+    };
+    let all = if found.is_empty() { value.into() } else { [&found, &b" "[..], value.as_bytes()].concat() };
+    told(storage::put(key.as_bytes(), &all), |()| "appended".to_owned())
+}
+
+/// Writes and makes durable until something ends it.
+pub(crate) fn write_on(key: &str) -> Text {
+    loop {
+        storage::increment(key.as_bytes(), 1).map_err(|error| error.to_string())?;
+        storage::sync().map_err(|error| error.to_string())?;
+    }
+}
+
 /// `-` stands for no bound.
 pub(crate) fn scan(start: &str, end: &str, direction: &str, limit: &str) -> Text {
     let bound = |text: &str| (text != "-").then(|| text.as_bytes().to_vec());
