@@ -106,6 +106,10 @@ code_bytes = "128MiB"
 compile_memory = "3GiB"
 compile_time = "5s"
 
+[objects]
+resident = 9
+idle = "7s"
+
 [[routes]]
 host = "example.com"
 path = "/a"
@@ -246,6 +250,7 @@ fn every_key_arrives_where_it_belongs() {
         },
         shutdown: Shutdown { drain: seconds(5) },
         workers: every_worker_key(),
+        objects: Objects { resident: Some(9), idle: seconds(7) },
         routes: vec![
             RouteRule { host: "example.com".to_owned(), core: Some(0), ..route("/a", respond) },
             route("/b", Action::Echo),

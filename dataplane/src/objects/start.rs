@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::letter::Letter;
 use super::live::{CoreObjects, Resident, Why};
+use super::room::Place;
 use super::storage::{Shared, Shelf};
 use super::turn::{ObjectHome, OnPanic, Outside};
 use crate::enforce::{Instantiate, admit};
@@ -26,6 +27,26 @@ struct Found {
     schema: Option<u32>,
 }
 
+/// Why an object does not start.
+enum NotMade {
+    /// There is no place for it.
+    NoRoom,
+    /// Something else, which is told in the log.
+    Failed(String),
+}
+
+impl From<String> for NotMade {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<&str> for NotMade {
+    fn from(reason: &str) -> Self {
+        Self::Failed(reason.to_owned())
+    }
+}
+
 impl CoreObjects {
     /// Starts an object, for who waits for it.
     pub(super) fn start(&self, object: ObjectKey) {
@@ -36,12 +57,13 @@ impl CoreObjects {
             guard.0 = None;
             let objects = &workers.objects;
             match started {
-                Ok((epoch, instance, resident)) => {
+                Ok((epoch, instance, belongings)) => {
                     objects.numbers.objects_started.add(1);
-                    objects.settle_in(object, instance, Some(resident));
+                    objects.move_in(object, instance, belongings);
                     objects.handle(object, Event::Started { epoch });
                 }
-                Err(reason) => {
+                Err(NotMade::NoRoom) => objects.handle(object, Event::NoRoom),
+                Err(NotMade::Failed(reason)) => {
                     objects.numbers.object_start_failures.add(1);
                     tracing::warn!(target: "guest", zone = &*letter.zone, class = &*letter.class, ?object, reason, "object.start: failed");
                     objects.handle(object, Event::StartFailed);
@@ -55,13 +77,14 @@ async fn make(
     workers: &std::rc::Rc<CoreWorkers>,
     object: ObjectKey,
     letter: &Letter,
-) -> Result<(Epoch, ObjectInstance, Resident), String> {
+) -> Result<(Epoch, ObjectInstance, (Resident, Place)), NotMade> {
     let zone = workers.zones().hosts().named(&letter.zone).ok_or("its zone is gone")?;
     let class = Arc::clone(zone.class(&letter.class).ok_or("its class is gone")?);
     let script = workers.script(&class.code).await?;
     let act = Instantiate { who: &zone.who, script: class.code.script };
     let admitted = admit(workers.enforce(), act).map_err(|denied| denied.to_string())?;
     let objects = &workers.objects;
+    let place = objects.find_place(script.places()).await.ok_or(NotMade::NoRoom)?;
     let opened = objects.node.opened().ok_or("the node's objects are not open")?;
     let store = opened.store.clone();
     let found = opened.readers.run(move || look(&store, object)).await.ok_or("the node ends")??;
@@ -105,7 +128,8 @@ async fn make(
     if !outcome.effects.is_empty() {
         shelf.commit(outcome.effects).await.map_err(|error| error.to_string())?;
     }
-    Ok((found.epoch, instance, Resident { shelf, zone, class, why: Why::FirstMessage, queue }))
+    let resident = Resident { shelf, zone, class, why: Why::FirstMessage, queue };
+    Ok((found.epoch, instance, (resident, place)))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

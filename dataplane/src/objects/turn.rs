@@ -138,7 +138,7 @@ async fn end(
     // What it wrote before a commit point may be on its way as well.
     let wrote = !outcome.effects.is_empty() || ended.commits > 0;
     let durable = resident.shelf.commit(outcome.effects);
-    objects.settle_in(object, instance, None);
+    objects.settle_in(object, instance);
     let turn_end = if wrote { TurnEnd::Unsettled } else { TurnEnd::Settled };
     objects.handle(object, Event::TurnEnded { epoch, end: turn_end });
     match durable.await {

@@ -17,6 +17,7 @@ mod http3;
 mod kernel;
 mod life;
 mod objects;
+mod objects_room;
 mod quic;
 mod quic_life;
 mod s2n;
