@@ -132,7 +132,7 @@ fn an_object_is_given_up_after_its_time_and_comes_back(driver: Driver) {
 
 fn the_room_is_told_and_a_wish_does_not_go_past_the_kernel(driver: Driver) {
     let told = |node: &Node| {
-        let places = node.log_line("objects.room")["fields"]["places"].as_u64().unwrap();
+        let places = node.log_line("objects.room")["places"].as_u64().unwrap();
         assert_eq!(node.metric("berth_node_objects_resident_most") as u64, places);
         places
     };
