@@ -49,7 +49,7 @@ const PLACE_TABLE_ELEMENTS: usize = 32 << 10;
 /// Places of object workers below which the largest component would find none.
 pub(crate) const PLACES_MIN: u32 = 8;
 /// Places beyond those that are counted, for instances that end while others have their places already.
-const PLACES_SPARE: u32 = 16;
+pub(crate) const PLACES_SPARE: u32 = 16;
 const _: () = assert!(PLACES_MIN >= MEMORIES_MAX && PLACES_MIN * PLACE_TABLES >= TABLES_MAX);
 
 /// What becomes of the stack of a call that has ended, before another call gets it. A guest reaches neither: its memory,

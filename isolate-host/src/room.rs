@@ -128,7 +128,7 @@ mod tests {
         };
         assert_eq!(room(LARGE, None), (6791, Bound::Mappings), "the kernel's default");
         let raised = Machine { mappings: 262_144, ..LARGE };
-        assert_eq!(room(raised, None), (22_881, Bound::Addresses), "more than twenty thousand");
+        assert_eq!(room(raised, None), (22_885, Bound::Addresses), "more than twenty thousand");
         assert_eq!(room(Machine { memory: GIB, ..raised }, None), (9362, Bound::Memory));
         assert_eq!(room(LARGE, Some(100)), (100, Bound::Wish));
         assert_eq!(room(LARGE, Some(100_000)), (6791, Bound::Mappings), "a wish is no way past the kernel");

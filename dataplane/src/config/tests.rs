@@ -163,6 +163,14 @@ fn every_worker_key() -> Workers {
     }
 }
 
+fn every_log_key() -> Log {
+    Log {
+        level: LogFilter("warn,berth_dataplane=debug".to_owned()),
+        format: LogFormat::Json,
+        access: AccessLog::File("/var/log/access.log".into()),
+    }
+}
+
 fn every_limit() -> Limits {
     let seconds = Duration::from_secs;
     Limits {
@@ -243,11 +251,7 @@ fn every_key_arrives_where_it_belongs() {
         },
         limits: every_limit(),
         admin: Admin { listen: "127.0.0.1:9191".parse().unwrap() },
-        log: Log {
-            level: LogFilter("warn,berth_dataplane=debug".to_owned()),
-            format: LogFormat::Json,
-            access: AccessLog::File("/var/log/access.log".into()),
-        },
+        log: every_log_key(),
         shutdown: Shutdown { drain: seconds(5) },
         workers: every_worker_key(),
         objects: Objects { resident: Some(9), idle: seconds(7) },
