@@ -10,6 +10,7 @@ mod carry;
 mod create;
 mod deploy;
 mod dev;
+mod doctor;
 mod explain;
 mod logging;
 mod objects;
@@ -61,6 +62,8 @@ enum Command {
     },
     /// Run the control agent, which steers packets to the cores of the dataplane.
     Agent(agent::Arguments),
+    /// Say what this machine allows a node, what bounds it, and how to raise that.
+    Doctor(doctor::Arguments),
     /// Show node, cores, rings and counters of a running node.
     Status(status::Arguments),
     /// Zones: their hosts, workers and versions.
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Command::Tail(arguments) => tail::run(&arguments),
         Command::Dataplane { config, check } => dataplane(config, check),
         Command::Agent(arguments) => agent::run(arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Explain(command) => explain::run(&command),
         Command::Status(arguments) => status::run(&arguments),
         Command::Config(ReferenceCommand::Reference) => output::show(&config::reference()),

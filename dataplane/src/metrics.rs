@@ -190,7 +190,7 @@ fn steering(node: &NodeView, out: &mut String) {
 
 /// Numbers of the node as a whole: name, help, value.
 type NodeNumber = fn(&NodeView) -> u64;
-const NODE: [(&str, &str, NodeNumber); 6] = [
+const NODE: [(&str, &str, NodeNumber); 8] = [
     ("node_connections", "Connections open on the node.", |node| node.connections.connections().into()),
     ("node_handshakes", "TLS handshakes under way on the node.", |node| node.connections.handshakes().into()),
     ("node_addresses", "Client addresses with an open connection.", |node| {
@@ -199,6 +199,14 @@ const NODE: [(&str, &str, NodeNumber); 6] = [
     ("node_cores_stalled", "Cores that run one task for longer than runtime.stall_after.", |node| {
         node.stalled()
     }),
+    ("node_objects_resident", "Places that objects have that live, one each for most classes.", |node| {
+        node.room.taken().into()
+    }),
+    (
+        "node_objects_resident_most",
+        "Places that there are for objects (objects.resident, what the kernel allows).",
+        |node| node.room.places().into(),
+    ),
     ("node_access_log_dropped", "Lines of the access log that were dropped.", |node| node.access.dropped()),
     (
         "node_certificate_expiry_seconds",

@@ -219,6 +219,7 @@ impl Node {
             certificates: secrets.as_ref().map(|secrets| Arc::clone(&secrets.store)),
             ready: Arc::new(AtomicBool::new(false)),
             steering: agent.view(),
+            room: Arc::clone(workers.objects().room()),
         };
         let mut node = Self {
             config,
@@ -380,6 +381,8 @@ fn worker_settings(config: &Config) -> WorkerSettings {
         state: config.node.state.clone(),
         instances: config.workers.instances,
         stacks: config.workers.stacks,
+        resident: config.objects.resident,
+        idle_after: config.objects.idle,
         code_bytes: config.workers.code_bytes,
         budget: Budget {
             memory: config.workers.compile_memory,

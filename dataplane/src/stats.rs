@@ -182,8 +182,15 @@ stats! {
         Counter zone_loops;
         /// Objects started: their instances made.
         Counter objects_started;
-        /// Objects whose instances ended: given up after a while without a turn, or after a trap or a failed write.
+        /// Objects whose instances ended: given up for one of the reasons below or by an operator, or after a trap or a failed
+        /// write.
         Counter objects_ended;
+        /// Objects that were given up because they had no turn for as long as objects.idle says.
+        Counter objects_given_up_idle;
+        /// Objects without a turn that were given up for others, because few places were free or none.
+        Counter objects_given_up_for_room;
+        /// Objects without a turn that were given up because memory was short.
+        Counter objects_given_up_for_memory;
         /// Objects that left this core for another.
         Counter object_moves;
         /// Objects that could not be started.
@@ -216,6 +223,8 @@ stats! {
         Counter limit_object_answer_bytes;
         /// Messages for objects answered with 503 because as many waited as may, or they were passed on too often.
         Counter limit_object_messages;
+        /// Messages for objects answered with 503 because as many objects lived as may, and none was idle.
+        Counter limit_objects_resident;
     }
 }
 

@@ -14,6 +14,7 @@ use crate::connections::Connections;
 use crate::http::access::AccessLog;
 use crate::http::message::Security;
 use crate::listener::Bound;
+use crate::objects::Room;
 use crate::outgoing::ClientNumbers;
 use crate::stats::{CoreNumbers, Latencies};
 use crate::tls::CertificateStore;
@@ -66,6 +67,8 @@ pub struct NodeView {
     pub ready: Arc<AtomicBool>,
     /// How packets come to its cores.
     pub steering: SteeringView,
+    /// How many objects may live, and do.
+    pub(crate) room: Arc<Room>,
 }
 
 /// What `berth status` shows.

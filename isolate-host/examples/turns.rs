@@ -5,6 +5,9 @@
 //! of the 11 µs that a worker's request takes, and what the guest's allocator touches first.
 //!
 //!     cargo xtask guests && cargo run --release -p berth-isolate-host --example turns
+//!
+//! With `resident N [COMPONENT]` it says instead what N object workers take that live after a turn each, and that all of them
+//! still answer: memory, page tables, and the kernel's mappings, against which their number is bounded.
 
 #![allow(clippy::print_stdout, reason = "it is for people who measure")]
 
@@ -29,9 +32,8 @@ use bytes::Bytes;
 /// Turns that are measured, and those before them.
 const TURNS: usize = 200_000;
 const WARM_UP: usize = 2_000;
-/// Instances that are started, and that live at a time for the figure of memory.
+/// Instances that are started.
 const STARTS: usize = 5_000;
-const RESIDENT: usize = 500;
 
 /// Data in memory that is durable at once.
 #[derive(Clone, Default)]
@@ -238,20 +240,36 @@ fn show(what: &str, mut times: Vec<u64>) {
     println!("{what:<46} p50 {:>8.2} µs   p99 {:>8.2} µs", at(0.5), at(0.99));
 }
 
-fn memory_kib(of: &str) -> u64 {
+/// What this process takes: KiB of memory and of page tables, and mappings.
+fn taken() -> [u64; 3] {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(of)).unwrap_or("0");
-    line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+    let kib = |of: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(of)).unwrap_or("0");
+        line.trim().trim_end_matches(" kB").parse().unwrap_or(0)
+    };
+    let mappings = std::fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().count();
+    [kib("VmRSS:"), kib("VmPTE:"), mappings as u64]
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|first| first == "compile") {
-        let numbers: Result<Vec<u64>, _> = arguments[2..].iter().map(|number| number.parse()).collect();
-        return Ok(compile::serve(&numbers?)?);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match &words[..] {
+        ["compile", numbers @ ..] => {
+            let numbers: Result<Vec<u64>, _> = numbers.iter().map(|number| number.parse()).collect();
+            Ok(compile::serve(&numbers?)?)
+        }
+        ["resident", count, component @ ..] => {
+            let count = count.parse()?;
+            Ok(measure_resident(&bench(component.first(), count)?, count)?)
+        }
+        component => Ok(measure(&bench(component.first(), 1000)?)?),
     }
-    let default = "target/guests/wasm32-wasip2/release/object.wasm".to_owned();
-    let path = arguments.get(1).unwrap_or(&default);
+}
+
+/// The class, in an engine with so many places.
+fn bench(component: Option<&&str>, places: u32) -> Result<Bench, Box<dyn Error>> {
+    let path = *component.unwrap_or(&"target/guests/wasm32-wasip2/release/object.wasm");
     let component = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
     let folder = std::env::temp_dir().join(format!("berth-turns-{}", std::process::id()));
     let compiler = Compiler {
@@ -259,7 +277,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments: vec!["compile".to_owned()],
         budget: Budget::default(),
     };
-    let host = Host::new(&Settings { instances: 1000, ..Settings::default() })?;
+    let host = Host::new(&Settings { places, ..Settings::default() })?;
     let library = Library::open(&folder, host, compiler, 1 << 30)?;
     let script = block_on(library.script(&library.entry(library.add(&component)?)))?;
     std::fs::remove_dir_all(&folder)?;
@@ -271,16 +289,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         epoch: 1,
         schema_version: 1,
     };
-    let bench = Bench {
+    Ok(Bench {
         script,
         limits: Arc::new(Limits::default()),
         world: Arc::new(Nowhere),
         outside: Rc::new(Nowhere),
         identity,
         waker: Waker::noop().clone(),
-    };
-    measure(&bench)?;
-    Ok(())
+    })
 }
 
 fn measure(bench: &Bench) -> Result<(), TurnError> {
@@ -292,18 +308,35 @@ fn measure(bench: &Bench) -> Result<(), TurnError> {
     show("start of an instance", starts);
     show("start and first turn", first_turns);
     show("drop", drops);
-    let (memory, tables) = (memory_kib("VmRSS:"), memory_kib("VmPTE:"));
-    let mut resident = Vec::new();
-    for _ in 0..RESIDENT {
-        let data = Memory::default();
-        let instance = bench.start(&data)?;
-        resident.push(bench.turn(&data, instance, "http://o.example/increment/n")?);
+    Ok(())
+}
+
+/// As many as the second time around: places that others had before may keep something of them.
+fn measure_resident(bench: &Bench, count: u32) -> Result<(), TurnError> {
+    Host::enter_thread();
+    let start = |data: &Memory| bench.turn(data, bench.start(data)?, "http://o.example/increment/n");
+    let empty = taken();
+    for round in ["first", "second"] {
+        let began = Instant::now();
+        let mut resident = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let data = Memory::default();
+            resident.push((start(&data)?, data));
+        }
+        let ready = began.elapsed();
+        let full = taken();
+        let each = |which: usize| full[which].saturating_sub(empty[which]) as f64 / f64::from(count);
+        println!(
+            "{round} time: {count} object workers in {ready:.1?}: {:.1} KiB each, and {:.1} of page tables; {:.2} mappings",
+            each(0),
+            each(1),
+            each(2)
+        );
+        for (instance, data) in resident {
+            bench.turn(&data, instance, "http://o.example/get/n")?;
+        }
+        let [memory, tables, mappings] = taken();
+        println!("  gone: {memory} KiB, {tables} of page tables, {mappings} mappings (of {})", full[2]);
     }
-    let grown = |now: u64, before: u64| now.saturating_sub(before) as f64 / RESIDENT as f64;
-    println!(
-        "{RESIDENT} instances after a turn: {:.1} KiB each, and {:.1} of page tables",
-        grown(memory_kib("VmRSS:"), memory),
-        grown(memory_kib("VmPTE:"), tables)
-    );
     Ok(())
 }

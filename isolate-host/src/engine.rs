@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{
     Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig,
     WasmBacktraceDetails,
@@ -31,13 +31,26 @@ const IDLE_TICKS: u32 = 200;
 const GUEST_STACK: usize = 192 << 10;
 /// What the host's functions may use beyond it.
 const HOST_STACK: usize = 64 << 10;
-/// Memory of an instance that is cleaned in place rather than given back.
+/// Memory of an instance that is cleaned in place rather than given back. Of an object worker nothing is: it has its place
+/// for long, its places are many, and to give memory back is what it is evicted for.
 const MEMORY_KEPT: usize = 1 << 20;
 const TABLE_KEPT: usize = 16 << 10;
+/// Addresses of a memory: a 32-bit index never leaves them, and what lies behind them faults.
+pub(crate) const MEMORY_RESERVED: u64 = 4 << 30;
+pub(crate) const MEMORY_GUARD: u64 = 32 << 20;
 /// Core modules, memories and tables that one component may be made of: an engine for JavaScript is fourteen.
 const MODULES_MAX: u32 = 32;
 const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;
+/// Tables for each place of an object worker, and elements of one: four times what an engine for JavaScript has. A smaller
+/// table shares pages of the kernel's own tables with others.
+const PLACE_TABLES: u32 = 2;
+const PLACE_TABLE_ELEMENTS: usize = 32 << 10;
+/// Places of object workers below which the largest component would find none.
+pub(crate) const PLACES_MIN: u32 = 8;
+/// Places beyond those that are counted, for instances that end while others have their places already.
+pub(crate) const PLACES_SPARE: u32 = 16;
+const _: () = assert!(PLACES_MIN >= MEMORIES_MAX && PLACES_MIN * PLACE_TABLES >= TABLES_MAX);
 
 /// What becomes of the stack of a call that has ended, before another call gets it. A guest reaches neither: its memory,
 /// tables and globals are cleaned always, and what its functions keep on the stack has no address for it.
@@ -56,11 +69,13 @@ pub struct Settings {
     pub instances: u32,
     /// What becomes of their stacks.
     pub stacks: Stacks,
+    /// Places for object workers, which live on: in a pool of their own, so that neither takes the other's.
+    pub places: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { instances: 1000, stacks: Stacks::Cleaned }
+        Self { instances: 1000, stacks: Stacks::Cleaned, places: 1000 }
     }
 }
 
@@ -87,8 +102,8 @@ fn common(stacks: Stacks) -> Config {
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(GUEST_STACK + HOST_STACK)
         .async_stack_zeroing(stacks == Stacks::Cleaned)
-        .memory_reservation(4 << 30)
-        .memory_guard_size(32 << 20)
+        .memory_reservation(MEMORY_RESERVED)
+        .memory_guard_size(MEMORY_GUARD)
         .native_unwind_info(false)
         .generate_address_map(true)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
@@ -96,25 +111,53 @@ fn common(stacks: Stacks) -> Config {
     config
 }
 
-fn pool(instances: u32, pagemap: Enabled) -> PoolingAllocationConfig {
+/// What both pools bound alike.
+fn bounded_pool(pagemap: Enabled) -> PoolingAllocationConfig {
     let most = Limits::most();
     let mut pool = PoolingAllocationConfig::new();
-    // Most components have one memory and a few modules; the room for those that have more is shared.
-    pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(8).max(MODULES_MAX))
-        .total_memories(instances.saturating_add(instances / 2))
-        .total_tables(instances.saturating_mul(2).max(TABLES_MAX))
-        .total_stacks(instances)
-        .max_memory_size(most.memory)
+    pool.max_memory_size(most.memory)
         .table_elements(most.table_elements)
         .max_core_instances_per_component(MODULES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
-        .linear_memory_keep_resident(MEMORY_KEPT)
-        .table_keep_resident(TABLE_KEPT)
-        .async_stack_keep_resident(GUEST_STACK + HOST_STACK)
         .pagemap_scan(pagemap)
         .decommit_batch_size(1);
+    pool
+}
+
+/// Memories for so many calls: most components have one, and the room for those that have more is shared.
+pub(crate) fn memories(instances: u32) -> u32 {
+    instances.saturating_add(instances / 2)
+}
+
+/// Where calls of workers run.
+fn worker_pool(instances: u32, pagemap: Enabled) -> PoolingAllocationConfig {
+    let mut pool = bounded_pool(pagemap);
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(8).max(MODULES_MAX))
+        .total_memories(memories(instances))
+        .total_tables(instances.saturating_mul(2).max(TABLES_MAX))
+        .total_stacks(instances)
+        .linear_memory_keep_resident(MEMORY_KEPT)
+        .table_keep_resident(TABLE_KEPT)
+        .async_stack_keep_resident(GUEST_STACK + HOST_STACK);
+    pool
+}
+
+/// Where object workers live. A component has as many places as [`Script::places`] says, so that whoever has places has
+/// everything else.
+fn object_pool(places: u32, pagemap: Enabled) -> PoolingAllocationConfig {
+    let places = places.max(PLACES_MIN).saturating_add(PLACES_SPARE);
+    let mut pool = bounded_pool(pagemap);
+    pool.total_component_instances(places)
+        .total_core_instances(places.saturating_mul(MODULES_MAX))
+        .total_memories(places)
+        .total_tables(places.saturating_mul(PLACE_TABLES))
+        .total_stacks(places)
+        .table_elements(PLACE_TABLE_ELEMENTS.min(Limits::most().table_elements))
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(0)
+        .async_stack_keep_resident(0);
     pool
 }
 
@@ -123,16 +166,22 @@ pub(crate) fn compiler() -> Result<Engine, HostError> {
     let mut config = common(Stacks::Cleaned);
     config
         .cranelift_opt_level(wasmtime::OptLevel::Speed)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(1, Enabled::No)));
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(worker_pool(1, Enabled::No)));
     Ok(Engine::new(&config)?)
 }
 
-/// The engine of a node, for all its cores.
+/// The engines of a node, for all its cores: one for calls of workers, and one for object workers as soon as there is a class.
 pub struct Host {
+    workers: Side,
+    objects: OnceLock<Side>,
+    opening: Mutex<()>,
+    places: u32,
+}
+
+/// An engine with its pool, what its guests may import, and its clock.
+struct Side {
     engine: Engine,
     linker: Linker<Guest>,
-    /// Of classes of objects.
-    object_linker: Linker<Guest>,
     clock: Arc<Clock>,
 }
 
@@ -150,41 +199,72 @@ pub(crate) enum Code {
     Class(ObjectPre<Guest>),
 }
 
-impl Host {
-    /// An engine that runs what was compiled, and compiles nothing.
-    pub fn new(settings: &Settings) -> Result<Self, HostError> {
-        let mut config = common(settings.stacks);
+impl Side {
+    fn new(
+        stacks: Stacks,
+        pool: impl Fn(Enabled) -> PoolingAllocationConfig,
+        linker: fn(&Engine) -> wasmtime::Result<Linker<Guest>>,
+    ) -> Result<Self, HostError> {
+        let mut config = common(stacks);
         config.enable_compiler(false);
         // Without it two cores do less than one: an instance that ends would stop the other core. Kernels before 6.7
         // lack it, and so does a process that may not look at its own pages.
-        config
-            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings.instances, Enabled::Yes)));
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(Enabled::Yes)));
         let engine = Engine::new(&config).or_else(|error| {
             tracing::warn!(%error, "isolates.pagemap_scan: instances are cleaned the slow way; Linux 6.7 is needed");
-            let pool = pool(settings.instances, Enabled::No);
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(Enabled::No)));
             Engine::new(&config)
         })?;
-        let linker = wasi::linker(&engine)?;
-        let object_linker = object::linker(&engine)?;
+        let linker = linker(&engine)?;
         let clock = Clock::start(engine.weak())?;
-        Ok(Self { engine, linker, object_linker, clock })
+        Ok(Self { engine, linker, clock })
     }
 
-    /// The engine, for those who load components.
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    /// Makes a component ready. Its limits are checked here, before any call.
-    pub(crate) fn adopt(&self, component: Component) -> Result<Script, HostError> {
-        let code = if object::is_class(&self.engine, &component) {
-            Code::Class(ObjectPre::new(self.object_linker.instantiate_pre(&component)?)?)
-        } else {
-            Code::Worker(WorkerPre::new(self.linker.instantiate_pre(&component)?)?)
-        };
+    fn adopt(
+        &self,
+        component: Component,
+        code: impl FnOnce(InstancePre<Guest>) -> wasmtime::Result<Code>,
+    ) -> Result<Script, HostError> {
+        let code = code(self.linker.instantiate_pre(&component)?)?;
         component.initialize_copy_on_write_image()?;
         Ok(Script { code, component, clock: Arc::clone(&self.clock) })
+    }
+}
+
+impl Host {
+    /// Engines that run what was compiled, and compile nothing.
+    pub fn new(settings: &Settings) -> Result<Self, HostError> {
+        let pool = |pagemap| worker_pool(settings.instances, pagemap);
+        let workers = Side::new(settings.stacks, pool, wasi::linker)?;
+        let (objects, opening) = (OnceLock::new(), Mutex::new(()));
+        Ok(Self { workers, objects, opening, places: settings.places })
+    }
+
+    fn objects(&self) -> Result<&Side, HostError> {
+        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(objects) = self.objects.get() {
+            return Ok(objects);
+        }
+        // Their stacks go back to the kernel, whatever becomes of those of calls.
+        let objects =
+            Side::new(Stacks::Cleaned, |pagemap| object_pool(self.places, pagemap), object::linker)?;
+        Ok(self.objects.get_or_init(|| objects))
+    }
+
+    /// Makes a component ready, loaded by `load` into the engine in which it will run. Its limits are checked here, before
+    /// any call.
+    pub(crate) fn adopt<E: From<HostError>>(
+        &self,
+        load: impl Fn(&Engine) -> Result<Component, E>,
+    ) -> Result<Script, E> {
+        let component = load(&self.workers.engine)?;
+        if !object::is_class(&self.workers.engine, &component) {
+            return Ok(self.workers.adopt(component, |pre| Ok(Code::Worker(WorkerPre::new(pre)?)))?);
+        }
+        // A class is rare, and which engine it is for stands in it.
+        drop(component);
+        let objects = self.objects()?;
+        Ok(objects.adopt(load(&objects.engine)?, |pre| Ok(Code::Class(ObjectPre::new(pre)?)))?)
     }
 
     /// Makes a thread ready for calls, so that its first one is not slower.
@@ -201,6 +281,15 @@ impl Script {
 
     pub(crate) fn engine(&self) -> &Engine {
         self.component.engine()
+    }
+
+    /// Places of the pool that one instance takes, if it is a class.
+    pub fn places(&self) -> u32 {
+        // What does not say what it needs may need all that one component may.
+        let needs = self.component.resources_required();
+        let (memories, tables) =
+            needs.map_or((MEMORIES_MAX, TABLES_MAX), |it| (it.num_memories, it.num_tables));
+        memories.max(tables.div_ceil(PLACE_TABLES)).max(1)
     }
 
     /// Bytes that its code and data take in memory.

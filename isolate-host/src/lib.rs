@@ -16,9 +16,11 @@ mod engine;
 mod guest;
 pub mod library;
 mod limits;
+mod memory;
 pub mod object;
 mod object_bindings;
 pub mod pipe;
+mod room;
 #[allow(unreachable_pub, reason = "the generated bindings name the types of resources in public")]
 mod wasi;
 mod world;
@@ -27,6 +29,8 @@ pub use bindings::wasi::http::types::{DnsErrorPayload, ErrorCode};
 pub use call::{Call, Fault, FaultKind, Incoming, Reply};
 pub use engine::{Host, HostError, Script, Settings, Stacks};
 pub use limits::{Limit, Limits};
+pub use memory::Memory;
+pub use room::{Bound, Machine, Room};
 pub use world::{Asked, Inbound, Later, Outbound, Stream, WayOut, World};
 
 #[cfg(test)]

@@ -351,17 +351,23 @@ impl Library {
         if !self.component_path(id).exists() {
             return Err(LoadFailed::Unknown);
         }
-        match image::load(self.host.engine(), &self.code_path(id), &self.image_name(id), &self.key) {
-            Ok(component) => self.host.adopt(component).map_err(|error| LoadFailed::Other(error.to_string())),
-            Err(ImageError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Err(LoadFailed::NotCompiled)
+        self.host.adopt(|engine| {
+            let (path, name) = (self.code_path(id), self.image_name(id));
+            image::load(engine, &path, &name, &self.key).map_err(|error| self.not_loaded(id, &error))
+        })
+    }
+
+    fn not_loaded(&self, id: ScriptId, error: &ImageError) -> LoadFailed {
+        match error {
+            ImageError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                LoadFailed::NotCompiled
             }
-            Err(error @ (ImageError::Forged { .. } | ImageError::Engine { .. })) => {
+            ImageError::Forged { .. } | ImageError::Engine { .. } => {
                 tracing::error!(script = %id, %error, "script.code is not used; it is compiled again");
                 self.numbers.forged.fetch_add(1, Relaxed);
-                Err(LoadFailed::NotCompiled)
+                LoadFailed::NotCompiled
             }
-            Err(error) => Err(LoadFailed::Other(with_causes(&error))),
+            error => LoadFailed::Other(with_causes(error)),
         }
     }
 
@@ -408,6 +414,12 @@ enum LoadFailed {
     Unknown,
     NotCompiled,
     Other(String),
+}
+
+impl From<HostError> for LoadFailed {
+    fn from(error: HostError) -> Self {
+        Self::Other(error.to_string())
+    }
 }
 
 /// Removes what somebody who was ended in the middle left half written. Another process may be writing now.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Frame;
 
-use crate::engine::{Host, Script, Settings, Stacks};
+use crate::engine::{Host, HostError, Script, Settings, Stacks};
 use crate::{
     Asked, Call, ErrorCode, Fault, FaultKind, Inbound, Incoming, Later, Limit, Limits, Outbound, Stream,
     WayOut, World, compile, pipe,
@@ -60,8 +60,10 @@ pub(crate) fn load_component(component: &[u8], settings: &Settings) -> Script {
     let key = berth_isolate_image::Key::new(&[1; 32]);
     let path = folder.join("guests");
     berth_isolate_image::write(&path, "guests", &code, &key).unwrap();
-    let component = berth_isolate_image::load(host.engine(), &path, "guests", &key).unwrap();
-    let script = host.adopt(component).unwrap();
+    let load = |engine: &wasmtime::Engine| {
+        berth_isolate_image::load(engine, &path, "guests", &key).map_err(|error| HostError(error.to_string()))
+    };
+    let script = host.adopt(load).unwrap();
     std::fs::remove_dir_all(folder).unwrap();
     // The engine's clock ends with the last script.
     script
@@ -457,7 +459,7 @@ fn nothing_of_a_guest_is_left_for_the_next_one_in_its_place() {
 
 fn look_for_what_is_left(stacks: Stacks) {
     // A pool with one place: whoever comes next is where the last one was.
-    let script = load(&Settings { instances: 1, stacks });
+    let script = load(&Settings { instances: 1, stacks, ..Settings::default() });
     let look = |path: &str| see(ask(path).begin_in(&script));
     let numbers = |seen: &Seen| -> Vec<u64> {
         let number = |line: &str| line.split(' ').nth(1).unwrap().parse().unwrap();

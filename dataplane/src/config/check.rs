@@ -15,7 +15,8 @@ use super::mistakes::{Mistakes, Remedy, Report, Scope};
 use super::rules::Count;
 use super::{
     Action, Admin, Agent, CertificateFiles, Config, Cores, Debugging, HostRule, Http2Limits, Http3Limits,
-    Limits, Listener, Log, Node, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits, Workers,
+    Limits, Listener, Log, Node, Objects, Quic, RouteRule, Runtime, Shutdown, Steering, Tls, WebSocketLimits,
+    Workers,
 };
 
 /// Reads and checks `text`.
@@ -49,6 +50,7 @@ fn config(root: &Section<'_>, report: &Report<'_>) -> Config {
         debug: Debugging { clients: root.table("debug").read(&keys::DEBUG_CLIENTS) },
         shutdown: Shutdown { drain: root.table("shutdown").read(&keys::SHUTDOWN_DRAIN) },
         workers: workers(&root.table("workers")),
+        objects: objects(&root.table("objects")),
         routes,
     }
 }
@@ -80,6 +82,10 @@ fn workers(table: &Section<'_>) -> Workers {
         compile_memory: table.read(&keys::WORKERS_COMPILE_MEMORY),
         compile_time: table.read(&keys::WORKERS_COMPILE_TIME),
     }
+}
+
+fn objects(table: &Section<'_>) -> Objects {
+    Objects { resident: table.read(&keys::OBJECTS_RESIDENT), idle: table.read(&keys::OBJECTS_IDLE) }
 }
 
 fn listeners(root: &Section<'_>, report: &Report<'_>) -> Vec<Listener> {

@@ -15,8 +15,8 @@ use std::time::Duration;
 #[cfg(test)]
 use super::rules::Edges;
 use super::rules::{
-    AbsolutePath, Access, Address, Addresses, CORES_MAX, Cards, Choice, CoreSet, Count, Empty, Headers,
-    Levels, Name, Networks, Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time, User,
+    AbsolutePath, Access, Address, Addresses, CORES_MAX, Cards, Choice, CoreSet, Count, CountOrAuto, Empty,
+    Headers, Levels, Name, Networks, Pattern, PowerOfTwo, Reach, Rule, Size, Status, Text, Time, User,
 };
 use super::units::{GIB, KIB, MIB};
 use super::{ConnectionIds, Driver, Http3, LogFormat, Protocol, Stacks, Xdp};
@@ -183,6 +183,12 @@ pub(super) const TABLES: &[&Table] = &[
         path: "workers",
         entries: Entries::One,
         meaning: "What guests may cost the node. What one request may cost stands where its worker is deployed.",
+    },
+    &Table {
+        path: "objects",
+        entries: Entries::One,
+        meaning: "How many objects live at a time, and for how long without a message. Code and limits of a class stand where it \
+            is deployed.",
     },
     &ROUTES,
     &Table {
@@ -843,6 +849,28 @@ keys! {
         meaning: "CPU time of the process that compiles an upload; on the clock it may be five times as much, since requests \
             come first. Beyond it the upload is refused.",
         why: "Ten times what a component with an engine for JavaScript inside takes.",
+    };
+
+    OBJECTS_RESIDENT: CountOrAuto = Key {
+        path: "objects.resident",
+        rule: CountOrAuto { min: 8, max: 1_000_000 },
+        fallback: Fallback::Default("\"auto\""),
+        example: "5000",
+        meaning: "Objects that live at a time, on all cores. \"auto\" takes what the kernel's limits and the memory allow, with a \
+            quarter kept free; a number is never more than that. At the bound the object that was idle for the longest time is \
+            given up for another; where all are busy, a message that would start one more is answered with 503.",
+        why: "`berth doctor` says how many that is, what bounds it, and how to raise it. A component with several memories counts \
+            as several; eight are the largest that there can be.",
+    };
+    OBJECTS_IDLE: Time = Key {
+        path: "objects.idle",
+        rule: Time { min: Duration::from_secs(1), max: Duration::from_hours(24) },
+        fallback: Fallback::Default("\"60s\""),
+        example: "\"10s\"",
+        meaning: "Time without a turn after which an object is given up, however much room there is. Its next message starts it \
+            again.",
+        why: "As long as somebody may come back to what was just used, and what the class keeps in memory saves work. An object \
+            that is not there costs nothing.",
     };
 
     ROUTE_HOST: Pattern = Key {

@@ -73,6 +73,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What guests may cost the node.
     pub workers: Workers,
+    /// How many objects live, and for how long.
+    pub objects: Objects,
     /// What answers which requests, in the order of the file.
     pub routes: Vec<RouteRule>,
 }
@@ -444,6 +446,15 @@ pub struct Workers {
     pub compile_memory: u64,
     /// Time of that process.
     pub compile_time: Duration,
+}
+
+/// How many objects live at a time, and for how long without a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objects {
+    /// At most so many. None: as many as there is room for.
+    pub resident: Option<u32>,
+    /// For so long without a turn.
+    pub idle: Duration,
 }
 
 /// What answers which requests. The patterns are still text: the router reads them.

@@ -136,6 +136,40 @@ impl<T: Whole> Rule for Count<T> {
     }
 }
 
+/// A number of things, or `auto`: as many as there can be.
+pub(super) struct CountOrAuto {
+    pub(super) min: u32,
+    pub(super) max: u32,
+}
+
+impl Rule for CountOrAuto {
+    type Value = Option<u32>;
+
+    fn read(&self, value: &DeValue<'_>) -> Result<Option<u32>, Vec<Fault>> {
+        match value {
+            DeValue::String(text) if text == "auto" => Ok(None),
+            DeValue::String(_) => Err(Fault::whole("is not \"auto\"")),
+            _ => within(integer(value)?, self.min, self.max).map(Some),
+        }
+    }
+
+    fn unit(&self) -> &'static str {
+        "count"
+    }
+
+    fn allowed(&self) -> String {
+        format!("\"auto\", or a whole number from {} to {}", self.min, self.max)
+    }
+
+    #[cfg(test)]
+    fn edges(&self) -> Edges {
+        Edges::new(&["\"auto\""], &["\"all\"", "1.5", "true", "-8"]).and(
+            vec![self.min.to_string(), self.max.to_string()],
+            vec![(self.min - 1).to_string(), (self.max + 1).to_string()],
+        )
+    }
+}
+
 /// A number of things that must be a power of two, because the kernel or an index mask wants it.
 pub(super) struct PowerOfTwo {
     pub(super) min: u32,

@@ -109,6 +109,10 @@ code_bytes = "128MiB"
 compile_memory = "3GiB"
 compile_time = "5s"
 
+[objects]
+resident = 9
+idle = "7s"
+
 [[routes]]
 host = "example.com"
 path = "/a"
@@ -159,6 +163,14 @@ fn every_worker_key() -> Workers {
         code_bytes: 128 << 20,
         compile_memory: 3 << 30,
         compile_time: Duration::from_secs(5),
+    }
+}
+
+fn every_log_key() -> Log {
+    Log {
+        level: LogFilter("warn,berth_dataplane=debug".to_owned()),
+        format: LogFormat::Json,
+        access: AccessLog::File("/var/log/access.log".into()),
     }
 }
 
@@ -246,14 +258,11 @@ fn every_key_arrives_where_it_belongs() {
         },
         limits: every_limit(),
         admin: Admin { listen: "127.0.0.1:9191".parse().unwrap() },
-        log: Log {
-            level: LogFilter("warn,berth_dataplane=debug".to_owned()),
-            format: LogFormat::Json,
-            access: AccessLog::File("/var/log/access.log".into()),
-        },
+        log: every_log_key(),
         debug: Debugging { clients: vec!["192.0.2.0/28".parse().unwrap()] },
         shutdown: Shutdown { drain: seconds(5) },
         workers: every_worker_key(),
+        objects: Objects { resident: Some(9), idle: seconds(7) },
         routes: vec![
             RouteRule { host: "example.com".to_owned(), core: Some(0), ..route("/a", respond) },
             route("/b", Action::Echo),

@@ -175,16 +175,23 @@ fn clear(unfinished: &Path) -> Result<(), BackupError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use berth_protocol::object::{ObjectKey, Scope, Seq};
     use berth_protocol::record::{Effect, Space};
     use berth_store::Submission;
     use berth_store::disk::Disk;
     use bytes::Bytes;
 
-    use super::super::lock;
     use super::super::storage::GROUP;
+
+    use super::super::{Room, lock};
     use super::*;
     use crate::workers::wait;
+
+    fn room() -> Arc<Room> {
+        Arc::new(Room::new(1, std::time::Duration::from_secs(1)))
+    }
 
     /// A folder that goes with its test.
     struct Folder(PathBuf);
@@ -202,7 +209,7 @@ mod tests {
         }
 
         fn objects(&self, state: &str) -> Objects {
-            let objects = Objects::new(self.path(state).join(FOLDER));
+            let objects = Objects::new(self.path(state).join(FOLDER), room());
             objects.open().unwrap();
             objects
         }
@@ -267,7 +274,7 @@ mod tests {
     fn a_snapshot_is_made_alone_and_into_a_folder_that_nobody_uses() {
         let folder = Folder::new("alone");
         let (objects, backup) = (folder.objects("one"), folder.path("backup"));
-        let closed = Objects::new(folder.path("closed")).snapshot(&backup).unwrap_err();
+        let closed = Objects::new(folder.path("closed"), room()).snapshot(&backup).unwrap_err();
         assert!(matches!(closed, BackupError::Closed), "{closed}");
         let other = lock(&objects.snapshots);
         assert!(matches!(objects.snapshot(&backup), Err(BackupError::Busy)));
@@ -306,7 +313,7 @@ mod tests {
         // A store without a node.
         let (plain, disk) = (folder.path("plain"), RealDisk::open(folder.path("store")).unwrap());
         let config = berth_store::Config::default();
-        let store = berth_store::Store::open(std::sync::Arc::new(disk), config, StoreId([7; 16])).unwrap();
+        let store = berth_store::Store::open(Arc::new(disk), config, StoreId([7; 16])).unwrap();
         store.snapshot(&RealDisk::open(&plain).unwrap(), b"").unwrap();
         let no_key = restore(&plain, None, &folder.path("two")).unwrap_err();
         assert!(matches!(no_key, BackupError::NoKey), "{no_key}");

@@ -190,7 +190,7 @@ pub(super) fn open(envelope: LetterEnvelope) -> Option<Message> {
 /// What the client is told of a message whose turn has not begun.
 pub(super) fn problem(refusal: Refusal) -> Problem {
     match refusal {
-        Refusal::Full | Refusal::TooManyHops | Refusal::LaneFull => Problem::Overload,
+        Refusal::Full | Refusal::NoRoom | Refusal::TooManyHops | Refusal::LaneFull => Problem::Overload,
         Refusal::StartFailed | Refusal::StaleEpoch | Refusal::Astray => Problem::Internal,
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::letter::{self, Letter, Message, Says};
 use super::orders::{self, Answer, Here, MOVE_WITHIN, Order, Wish};
+use super::room::{self, Idle, Place, Search};
 use super::sockets::{Done, Releases};
 use super::storage::Shelf;
 use super::tally::Tally;
@@ -33,12 +34,8 @@ use crate::stats::CoreNumbers;
 use crate::workers::CoreWorkers;
 use crate::zones::{Class, Zone};
 
-/// An instance without a turn for so long is given up: making it anew costs less than a disk's answer.
-const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// The core whose task looks after the alarms of all.
 const ALARM_CORE: u16 = 0;
-/// How often somebody looks which those are.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the last turn has ended, when the node ends.
 const LOOK_AT_THE_END: Duration = Duration::from_millis(10);
 
@@ -49,6 +46,7 @@ pub(crate) struct CoreObjects {
     pub(super) numbers: Arc<CoreNumbers>,
     pub(super) limits: Rc<config::Limits>,
     pub(super) drain: Drain,
+    pub(super) search: Search,
     keeper: Keeper,
     workers: Weak<CoreWorkers>,
     homes: RefCell<HashMap<ObjectKey, Home>>,
@@ -62,6 +60,8 @@ struct Home {
     /// Between two turns.
     instance: Option<ObjectInstance>,
     resident: Option<Resident>,
+    /// What it takes of the node's room, as long as it has an instance.
+    place: Option<Place>,
     running: Option<Rc<Running>>,
     since: Instant,
     /// The operator who wants something of it, and hears if it is refused.
@@ -99,10 +99,26 @@ impl Home {
             stay: Stay::Empty,
             instance: None,
             resident: None,
+            place: None,
             running: None,
             since: Instant::now(),
             order: None,
         }
+    }
+
+    /// Since when it has had nothing to do; nothing, if it has.
+    fn idle_since(&self) -> Option<Instant> {
+        let is_idle = match &self.stay {
+            Stay::Idle { .. } => true,
+            Stay::Running(resident) => {
+                resident.turn == Turn::Between
+                    && resident.unsettled == 0
+                    && resident.waiting.is_empty()
+                    && resident.aim == Aim::Serve
+            }
+            _ => false,
+        };
+        (is_idle && self.instance.is_some()).then_some(self.since)
     }
 }
 
@@ -130,8 +146,8 @@ impl CoreObjects {
     ) -> Self {
         // A node has at most 256 cores: connection ids have one byte for them.
         let keeper = Keeper { here: Core(index as u8), limits: Limits::default() };
-        let (homes, silent) = (RefCell::default(), Cell::new(false));
-        Self { node, hops, numbers, limits, drain, keeper, workers, homes, silent }
+        let (search, homes, silent) = (Search::default(), RefCell::default(), Cell::new(false));
+        Self { node, hops, numbers, limits, drain, search, keeper, workers, homes, silent }
     }
 
     /// Takes what comes from other cores, and looks after what lives here. Called once, on the core.
@@ -153,14 +169,7 @@ impl CoreObjects {
                 workers.objects.follow(order);
             }
         });
-        let looking = Rc::downgrade(workers);
-        berth_runtime::spawn(async move {
-            loop {
-                berth_runtime::sleep(LOOK_EVERY).await;
-                let Some(workers) = looking.upgrade() else { return };
-                workers.objects.give_up_idle();
-            }
-        });
+        room::attend(workers);
     }
 
     /// No alarm begins a turn any more.
@@ -265,6 +274,7 @@ impl CoreObjects {
             let home = homes.entry(arrival.object).or_insert_with(Home::new);
             home.instance = Some(traveller.instance);
             home.resident = Some(traveller.resident);
+            home.place = Some(traveller.place);
         }
         let waiting = arrival.waiting.into_iter().filter_map(letter::open).collect();
         self.handle(arrival.object, Event::Arrived { epoch: arrival.epoch, waiting });
@@ -429,7 +439,9 @@ impl CoreObjects {
 
     fn refuse(&self, message: &Message, why: Refusal) {
         tracing::debug!(object = ?message.body.object, %why, "object.refused");
-        if letter::problem(why) == Problem::Overload {
+        if why == Refusal::NoRoom {
+            self.numbers.limit_objects_resident.add(1);
+        } else if letter::problem(why) == Problem::Overload {
             self.numbers.limit_object_messages.add(1);
         }
         // An alarm whose turn has not begun rings again, as if it had not rung; a socket's message is told again.
@@ -455,13 +467,14 @@ impl CoreObjects {
     ) {
         let mut homes = self.homes.borrow_mut();
         let Some(home) = homes.get_mut(&object) else { return };
-        let (Some(instance), Some(mut resident)) = (home.instance.take(), home.resident.take()) else {
+        let all = (home.instance.take(), home.resident.take(), home.place.take());
+        let (Some(instance), Some(mut resident), Some(place)) = all else {
             tracing::error!(?object, "object.depart: no instance; please report this");
             return;
         };
         resident.why = Why::Moved(self.keeper.here);
         self.numbers.object_moves.add(1);
-        lock(&self.node.harbour).insert(object, Traveller { instance, resident });
+        lock(&self.node.harbour).insert(object, Traveller { instance, resident, place });
         let waiting = waiting.into_iter().map(|message| *letter::seal(message)).collect();
         self.hops.depart(u16::from(to.0), Box::new(ArrivalEnvelope { object, epoch, waiting }));
     }
@@ -469,16 +482,17 @@ impl CoreObjects {
     /// Drops the instance, or the turn that has it.
     fn stop(&self, object: ObjectKey) {
         self.numbers.objects_ended.add(1);
-        let (instance, running) = {
+        let (instance, running, place) = {
             let mut homes = self.homes.borrow_mut();
             let Some(home) = homes.get_mut(&object) else { return };
             home.resident = None;
-            (home.instance.take(), home.running.take())
+            (home.instance.take(), home.running.take(), home.place.take())
         };
         drop(instance);
         if let Some(running) = running {
             running.stop();
         }
+        drop(place);
     }
 
     /// Who waits first for an object that starts: it says which class that is.
@@ -513,27 +527,43 @@ impl CoreObjects {
         }
     }
 
-    /// The instance has come back from a turn, or is new.
-    pub(super) fn settle_in(&self, object: ObjectKey, instance: ObjectInstance, resident: Option<Resident>) {
+    /// The instance is new, with what belongs to it.
+    pub(super) fn move_in(
+        &self,
+        object: ObjectKey,
+        instance: ObjectInstance,
+        (resident, place): (Resident, Place),
+    ) {
         let mut homes = self.homes.borrow_mut();
         let Some(home) = homes.get_mut(&object) else { return };
-        home.instance = Some(instance);
-        if resident.is_some() {
-            home.resident = resident;
+        (home.instance, home.resident, home.place) = (Some(instance), Some(resident), Some(place));
+    }
+
+    /// The instance has come back from a turn.
+    pub(super) fn settle_in(&self, object: ObjectKey, instance: ObjectInstance) {
+        if let Some(home) = self.homes.borrow_mut().get_mut(&object) {
+            home.instance = Some(instance);
         }
     }
 
-    fn give_up_idle(&self) {
-        let idle: Vec<ObjectKey> = {
-            let homes = self.homes.borrow();
-            let idle = homes.iter().filter(|(_, home)| {
-                home.running.is_none() && home.instance.is_some() && home.since.elapsed() >= IDLE_AFTER
-            });
-            idle.map(|(object, _)| *object).collect()
-        };
-        for object in idle {
-            self.handle(object, Event::Quiet);
-            self.handle(object, Event::Evict(Evict::IfIdle));
+    /// The objects that have nothing to do, and what they have of memory, if that is wanted: it is a look at each.
+    pub(super) fn idle(&self, with_bytes: bool) -> Vec<Idle> {
+        let homes = self.homes.borrow();
+        let idle = homes.iter().filter_map(|(object, home)| {
+            let instance = home.instance.as_ref().filter(|_| with_bytes);
+            let bytes = instance.map_or(0, ObjectInstance::memory_bytes);
+            Some(Idle { object: *object, since: home.idle_since()?, bytes })
+        });
+        idle.collect()
+    }
+
+    /// Gives up the instance of an object that has had nothing to do since then. Whether it has one no more.
+    pub(super) fn give_up(&self, object: ObjectKey, since: Instant) -> bool {
+        if self.homes.borrow().get(&object).and_then(Home::idle_since) != Some(since) {
+            return false;
         }
+        self.handle(object, Event::Quiet);
+        self.handle(object, Event::Evict(Evict::IfIdle));
+        self.homes.borrow().get(&object).is_none_or(|home| home.instance.is_none())
     }
 }

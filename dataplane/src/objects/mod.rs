@@ -25,6 +25,7 @@ mod line;
 mod live;
 mod orders;
 mod repeat;
+mod room;
 mod sockets;
 mod start;
 mod storage;
@@ -52,6 +53,7 @@ pub(crate) use carry::{NotExported, NotImported, read};
 pub(crate) use live::CoreObjects;
 pub(crate) use orders::NotDone;
 pub(crate) use repeat::{WINDOW_DEFAULT, WINDOW_MOST};
+pub(crate) use room::Room;
 pub(crate) use told::Wanted;
 
 use berths::Berths;
@@ -95,6 +97,8 @@ pub enum ObjectsError {
 /// The objects of a node.
 pub(crate) struct Objects {
     folder: PathBuf,
+    /// How many may live.
+    room: Arc<Room>,
     opened: OnceLock<Opened>,
     opening: Mutex<()>,
     berths: Berths,
@@ -140,6 +144,7 @@ struct Opened {
 struct Traveller {
     instance: ObjectInstance,
     resident: live::Resident,
+    place: room::Place,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,9 +153,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Objects {
     /// Those that are kept in this folder. Nothing is opened yet.
-    pub(crate) fn new(folder: PathBuf) -> Self {
+    pub(crate) fn new(folder: PathBuf, room: Arc<Room>) -> Self {
         Self {
             folder,
+            room,
             opened: OnceLock::new(),
             opening: Mutex::new(()),
             berths: Berths::default(),
@@ -169,9 +175,17 @@ impl Objects {
         let _one = lock(&self.opening);
         if self.opened.get().is_none() {
             let opened = Opened::open(&self.folder)?;
+            if let Err(error) = self.room.watch_memory() {
+                tracing::error!(%error, "objects.memory: no thread looks whether it is short");
+            }
             let _ = self.opened.set(opened);
         }
         Ok(())
+    }
+
+    /// How many may live, and do.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     fn opened(&self) -> Option<&Opened> {

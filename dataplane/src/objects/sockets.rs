@@ -314,8 +314,8 @@ struct Slot {
     is_over: bool,
 }
 
-/// A turn's place in that order. Dropped, as by a panic, what comes after it leaves with the next turn that is over.
-pub(super) struct Place {
+/// A turn's rank in that order. Dropped, as by a panic, what comes after it leaves with the next turn that is over.
+pub(super) struct Rank {
     releases: Arc<Releases>,
     number: u64,
 }
@@ -326,16 +326,16 @@ impl Releases {
     }
 
     /// A turn begins.
-    pub(super) fn enter(self: &Arc<Self>) -> Place {
+    pub(super) fn enter(self: &Arc<Self>) -> Rank {
         let mut queue = self.lock();
         queue.slots.push_back(Slot::default());
         let number = queue.first + queue.slots.len() as u64 - 1;
         drop(queue);
-        Place { releases: Arc::clone(self), number }
+        Rank { releases: Arc::clone(self), number }
     }
 }
 
-impl Place {
+impl Rank {
     /// Something that is durable. `let_out` gets it now, or with the end of the turns before.
     pub(super) fn done(&self, done: Vec<Done>, let_out: impl FnOnce(Vec<Done>)) {
         if done.is_empty() {
@@ -361,7 +361,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Rank {
     fn drop(&mut self) {
         if let Some(slot) = self.releases.lock().slot(self.number) {
             slot.is_over = true;

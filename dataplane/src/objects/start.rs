@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::by_id::may_start_without_a_name;
 use super::letter::Letter;
 use super::live::{CoreObjects, Resident, Why};
+use super::room::Place;
 use super::sockets::Done;
 use super::storage::{Shared, Shelf};
 use super::turn::{ObjectHome, OnPanic, Outside};
@@ -26,6 +27,26 @@ struct Found {
     epoch: Epoch,
     bytes: u64,
     schema: Option<u32>,
+}
+
+/// Why an object does not start.
+enum NotMade {
+    /// There is no place for it.
+    NoRoom,
+    /// Something else, which is told in the log.
+    Failed(String),
+}
+
+impl From<String> for NotMade {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<&str> for NotMade {
+    fn from(reason: &str) -> Self {
+        Self::Failed(reason.to_owned())
+    }
 }
 
 impl CoreObjects {
@@ -43,12 +64,13 @@ impl CoreObjects {
             let started = make(&workers, object, &letter).await;
             guard.0 = None;
             match started {
-                Ok((epoch, instance, resident)) => {
+                Ok((epoch, instance, belongings)) => {
                     objects.numbers.objects_started.add(1);
-                    objects.settle_in(object, instance, Some(resident));
+                    objects.move_in(object, instance, belongings);
                     objects.handle(object, Event::Started { epoch });
                 }
-                Err(reason) => {
+                Err(NotMade::NoRoom) => objects.handle(object, Event::NoRoom),
+                Err(NotMade::Failed(reason)) => {
                     objects.numbers.object_start_failures.add(1);
                     tracing::warn!(target: "guest", zone = &*letter.zone, class = &*letter.class, ?object, reason, "object.start: failed");
                     objects.handle(object, Event::StartFailed);
@@ -62,18 +84,19 @@ async fn make(
     workers: &std::rc::Rc<CoreWorkers>,
     object: ObjectKey,
     letter: &Letter,
-) -> Result<(Epoch, ObjectInstance, Resident), String> {
+) -> Result<(Epoch, ObjectInstance, (Resident, Place)), NotMade> {
     let zone = workers.zones().hosts().named(&letter.zone).ok_or("its zone is gone")?;
     let class = Arc::clone(zone.class(&letter.class).ok_or("its class is gone")?);
     let script = workers.script(&class.code).await?;
     let act = Instantiate { who: &zone.who, script: class.code.script };
     let admitted = admit(workers.enforce(), act).map_err(|denied| denied.to_string())?;
     let objects = &workers.objects;
+    let place = objects.find_place(script.places()).await.ok_or(NotMade::NoRoom)?;
     let opened = objects.node.opened().ok_or("the node's objects are not open")?;
     let store = opened.store.clone();
     let found = opened.readers.run(move || look(&store, object)).await.ok_or("the node ends")??;
     if letter.name.is_none() && !may_start_without_a_name(object.id, found.schema.is_some()) {
-        return Err("it was asked for by its id, and nobody knows its name".to_owned());
+        return Err("it was asked for by its id, and nobody knows its name".into());
     }
     let shelf = Arc::new(Shelf::new(
         opened.store.clone(),
@@ -117,11 +140,8 @@ async fn make(
     }
     objects.release(&object, outcome.sends.into_iter().map(Done::Command).collect());
     let (releases, tally) = (Arc::default(), Arc::default());
-    Ok((
-        found.epoch,
-        instance,
-        Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases, logs, tally },
-    ))
+    let resident = Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases, logs, tally };
+    Ok((found.epoch, instance, (resident, place)))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

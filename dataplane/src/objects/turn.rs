@@ -25,7 +25,7 @@ use super::alarms::ATTEMPTS_MAX;
 use super::letter::{Letter, Message, Says};
 use super::live::{CoreObjects, Resident};
 use super::repeat::{self, Whether};
-use super::sockets::{Done, Place};
+use super::sockets::{Done, Rank};
 use crate::http::body::Body;
 use crate::http::message::{Problem, Reply};
 use crate::workers::{Context, CoreWorkers, Way, fault_problem, report_fault};
@@ -124,7 +124,7 @@ async fn run(
     instance: ObjectInstance,
     resident: &Resident,
     letter: &Letter,
-    (running, place): (&Running, &Rc<Place>),
+    (running, place): (&Running, &Rc<Rank>),
 ) -> Option<Ended> {
     let numbers = &workers.objects.numbers;
     let message = letter.says.message()?;
@@ -173,7 +173,7 @@ async fn end(
     resident: &Resident,
     letter: &Letter,
     ended: Ended,
-    place: &Place,
+    place: &Rank,
 ) {
     let objects = &workers.objects;
     let sockets = &objects.node.sockets;
@@ -187,7 +187,7 @@ async fn end(
     // What it wrote before a commit point may be on its way as well.
     let wrote = !outcome.effects.is_empty() || ended.commits > 0;
     let durable = resident.shelf.commit(outcome.effects);
-    objects.settle_in(object, instance, None);
+    objects.settle_in(object, instance);
     let accepted = accepted(letter, &outcome.answer);
     if let Some((socket, how)) = accepted {
         sockets.accept(&object, socket, how);
@@ -315,7 +315,7 @@ pub(super) struct Outside {
     way: Way,
     object: ObjectKey,
     /// Its place among those that send. A start has none: it is alone.
-    place: Option<Rc<Place>>,
+    place: Option<Rc<Rank>>,
 }
 
 impl Outside {
@@ -324,7 +324,7 @@ impl Outside {
         zone: &Arc<Zone>,
         class: &Arc<Class>,
         letter: &Letter,
-        place: Option<Rc<Place>>,
+        place: Option<Rc<Rank>>,
     ) -> Rc<Self> {
         let context = context_of(workers, zone, class, letter);
         Rc::new(Self { way: Way { core: Rc::clone(workers), context }, object: letter.object, place })

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use berth_isolate_host::compile::{Budget, CompileError, Compiler};
 use berth_isolate_host::library::{Entry, Library, OpenError, ScriptId};
-use berth_isolate_host::{Host, HostError, Script, Settings as HostSettings, Stacks};
+use berth_isolate_host::{Host, HostError, Machine, Script, Settings as HostSettings, Stacks};
 use berth_protocol::link::with_causes;
 use tokio::sync::broadcast;
 
@@ -29,7 +29,7 @@ use crate::config::Limits;
 use crate::drain::Drain;
 use crate::enforce::{Enforce, SafeDefaults};
 use crate::hops::Hops;
-use crate::objects::{CoreObjects, Objects, ObjectsError};
+use crate::objects::{CoreObjects, Objects, ObjectsError, Room};
 use crate::outgoing::{Client, ClientNumbers, ClientOptions, CoreResolver, ResolverOptions, Resolvers, Tls};
 use crate::stats::CoreNumbers;
 use crate::zones::{DeployError, Document, StoreError, Worker, Wrong, Zones};
@@ -54,6 +54,10 @@ pub struct Settings {
     pub instances: u32,
     /// What becomes of their stacks.
     pub stacks: Stacks,
+    /// Objects that live at a time. None: as many as there is room for.
+    pub resident: Option<u32>,
+    /// Time without a turn after which one is given up.
+    pub idle_after: Duration,
     /// Bytes of code that are loaded.
     pub code_bytes: usize,
     /// What compiling one component may cost.
@@ -105,7 +109,7 @@ impl Workers {
         let lines = broadcast::Sender::new(TAIL_LINES);
         let resolvers = Resolvers::start(&ResolverOptions::default()).map_err(WorkersError::Resolvers)?;
         let tls = Tls::of_this_machine()?;
-        let objects = Arc::new(Objects::new(settings.state.join(crate::objects::FOLDER)));
+        let objects = Arc::new(Objects::new(settings.state.join(crate::objects::FOLDER), room(&settings)));
         let workers = Self {
             settings,
             zones,
@@ -147,8 +151,11 @@ impl Workers {
         if let Some(library) = self.library.get() {
             return Ok(library);
         }
-        let host =
-            Host::new(&HostSettings { instances: self.settings.instances, stacks: self.settings.stacks })?;
+        let host = Host::new(&HostSettings {
+            instances: self.settings.instances,
+            stacks: self.settings.stacks,
+            places: self.objects.room().places(),
+        })?;
         // The program that runs, also when another one was installed in its place meanwhile.
         let program = PathBuf::from("/proc/self/exe");
         let arguments = vec!["compile-script".to_owned()];
@@ -271,6 +278,16 @@ impl Workers {
     pub fn follow(&self) -> broadcast::Receiver<Arc<GuestLine>> {
         self.lines.subscribe()
     }
+}
+
+/// The room that objects have, which the log tells.
+fn room(settings: &Settings) -> Arc<Room> {
+    let room = Machine::look().room(settings.instances, settings.resident);
+    tracing::info!(places = room.places, bound = %room.bound, "objects.room");
+    if let Some(wish) = settings.resident.filter(|wish| *wish > room.places) {
+        tracing::warn!(wish, places = room.places, bound = %room.bound, "objects.room: less than objects.resident; `berth doctor` says how to raise it");
+    }
+    Arc::new(Room::new(room.places, settings.idle_after))
 }
 
 /// Waits for a future on a thread that may.

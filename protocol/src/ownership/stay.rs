@@ -178,6 +178,8 @@ pub enum Event<M> {
     },
     /// It could not be made, and there is none.
     StartFailed,
+    /// There is no place for it: as many instances live as may, and none of them is idle.
+    NoRoom,
     /// A live instance came from another core.
     Arrived {
         /// Its epoch.
@@ -273,7 +275,7 @@ pub enum Effect<M> {
         /// Why.
         why: Refusal,
     },
-    /// Get an epoch from the store and make an instance: [`Event::Started`] or [`Event::StartFailed`].
+    /// Get an epoch from the store and make an instance: [`Event::Started`], [`Event::StartFailed`] or [`Event::NoRoom`].
     Start {
         /// The epoch must be above this one.
         above: Option<Epoch>,
@@ -327,6 +329,9 @@ pub enum Refusal {
     /// Its instance could not be made.
     #[error("the object could not be started; the next message tries it again")]
     StartFailed,
+    /// As many instances live as may, and none of them is idle.
+    #[error("as many objects live on this node as may, and all of them are busy; try again later")]
+    NoRoom,
     /// The store gave an epoch that is not above the last one.
     #[error(
         "the store gave the object an epoch that it had before; its data may be of an older copy: check the store"
@@ -401,7 +406,8 @@ impl Keeper {
             Event::Looked { berth, message } => self.looked(stay, berth, message, effects),
             Event::Claimed { above, message } => claimed(stay, above, message, effects),
             Event::Started { epoch } => self.started(stay, epoch, effects),
-            Event::StartFailed => self.start_failed(stay, effects),
+            Event::StartFailed => self.start_failed(stay, Refusal::StartFailed, effects),
+            Event::NoRoom => self.start_failed(stay, Refusal::NoRoom, effects),
             Event::Arrived { epoch, waiting } => self.arrived(stay, epoch, waiting, effects),
             Event::TurnEnded { epoch, end } => self.turn_ended(stay, epoch, end, effects),
             Event::Settled { epoch } => self.settled(stay, epoch, effects),
@@ -498,11 +504,11 @@ impl Keeper {
         self.proceed(Resident::new(epoch, waiting), effects)
     }
 
-    fn start_failed<M>(&self, stay: Stay<M>, effects: &mut Vec<Effect<M>>) -> Stay<M> {
+    fn start_failed<M>(&self, stay: Stay<M>, why: Refusal, effects: &mut Vec<Effect<M>>) -> Stay<M> {
         let Stay::Starting { waiting, .. } = stay else {
             return misuse(stay, "start failed", effects);
         };
-        self.give_up(waiting, Refusal::StartFailed, effects)
+        self.give_up(waiting, why, effects)
     }
 
     /// The berth is free again before anybody hears that the start failed: who tries at once finds it absent.

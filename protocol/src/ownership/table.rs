@@ -125,16 +125,14 @@ fn a_message_for_an_absent_object_starts_it_where_it_arrived() {
 
 #[test]
 fn a_failed_start_answers_all_that_waited_and_the_next_message_tries_again() {
-    let events = [
-        Event::Claimed { above: None, message: message(1) },
-        Event::Message(message(2)),
-        Event::StartFailed,
-        Event::Message(message(3)),
-    ];
-    let (stay, effects) = after(Stay::Empty, events);
-    assert_eq!(stay, Stay::Empty);
-    assert_eq!(refused(&effects), [(1, Refusal::StartFailed), (2, Refusal::StartFailed)]);
-    assert_eq!(effects.last(), Some(&Effect::Look(message(3))));
+    for (failed, why) in [(Event::StartFailed, Refusal::StartFailed), (Event::NoRoom, Refusal::NoRoom)] {
+        let claimed = Event::Claimed { above: None, message: message(1) };
+        let events = [claimed, Event::Message(message(2)), failed, Event::Message(message(3))];
+        let (stay, effects) = after(Stay::Empty, events);
+        assert_eq!(stay, Stay::Empty);
+        assert_eq!(refused(&effects), [(1, why), (2, why)]);
+        assert_eq!(effects.last(), Some(&Effect::Look(message(3))));
+    }
 }
 
 #[test]
@@ -310,6 +308,7 @@ fn what_cannot_happen_is_told_and_changes_nothing() {
     let impossible = [
         (running(), Event::Started { epoch }),
         (running(), Event::StartFailed),
+        (running(), Event::NoRoom),
         (running(), Event::Arrived { epoch, waiting: VecDeque::new() }),
         (running(), Event::Claimed { above: None, message: message(1) }),
         (running(), Event::TurnEnded { epoch: Epoch(1), end: TurnEnd::Settled }),

@@ -25,6 +25,7 @@ mod objects_faults;
 mod objects_guests;
 mod objects_hosts;
 mod objects_keys;
+mod objects_room;
 mod objects_sockets;
 mod quic;
 mod quic_life;

@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::common;
 
 on_both_drivers!(["curl"]; an_object_answers_with_what_it_stored, one_owner_counts_for_clients_of_all_cores,
-    what_was_acknowledged_survives_a_kill, an_object_that_nobody_asks_is_given_up_and_comes_back);
+    what_was_acknowledged_survives_a_kill);
 on_both_drivers!(["curl"]; an_object_sees_how_many_wait_for_it, a_new_version_of_a_class_takes_over_between_two_turns, a_worker_asks_an_object_of_its_zone, an_alarm_rings_also_after_a_kill,
     an_object_moves_while_clients_count_and_none_fails, an_alarm_that_fails_is_tried_again_and_told_how_often, objects_that_ask_one_another_end_all_the_same,
     what_an_object_logs_belongs_to_the_request_that_it_handles);
@@ -233,16 +233,6 @@ fn an_object_moves_while_clients_count_and_none_fails(driver: Driver) {
     assert!(shown(&node)["epoch"].as_u64() >= before["epoch"].as_u64());
     let (status, said) = node.ask("POST", &format!("/v1/objects/{id}/move"), br#"{"core": 99}"#);
     assert!(status == 400 && said.contains("0 to"), "{said}");
-    node.finish();
-}
-
-fn an_object_that_nobody_asks_is_given_up_and_comes_back(driver: Driver) {
-    let node = node(driver);
-    assert_eq!(ask(&node, "POST", "idle"), "1");
-    assert_eq!(node.number("objects_started"), 1);
-    wait_until("it is given up", || node.number("objects_ended") == 1);
-    assert_eq!(ask(&node, "POST", "idle"), "2");
-    assert_eq!(node.number("objects_started"), 2);
     node.finish();
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::place::*;
-use crate::engine::Settings;
+use crate::engine::{PLACES_MIN, PLACES_SPARE, Settings};
 use crate::object::*;
 use crate::tests::{block_on, load_component};
 use crate::{FaultKind, Limit, Limits};
@@ -223,11 +223,12 @@ fn an_instance_travels_unless_it_holds_something_of_its_core() {
 
 #[test]
 fn a_turn_that_is_dropped_gives_its_place_in_the_pool_back() {
-    let script = load_component(&component(), &Settings { instances: 2, ..Settings::default() });
+    let script = load_component(&component(), &Settings { places: PLACES_MIN, ..Settings::default() });
+    assert_eq!(script.places(), 1);
     let place = place();
     for path in ["/spin", "/sleep/60000", "/put-sync-put/a/b"] {
         let mut instances = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..PLACES_MIN + PLACES_SPARE {
             let (instance, _) = block_on(ObjectInstance::start(&script, place.setup())).result.unwrap();
             instances.push(instance);
         }
