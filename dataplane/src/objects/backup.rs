@@ -184,7 +184,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::storage::GROUP;
-
     use super::super::{Room, lock};
     use super::*;
     use crate::workers::wait;
