@@ -37,3 +37,6 @@ pub mod status;
 pub mod tls;
 pub mod workers;
 pub mod zones;
+
+#[doc(hidden)]
+pub use objects::bench;

@@ -244,7 +244,7 @@ impl CoreObjects {
     }
 
     /// Looks whether an object that should move may, until it has, or it is too late.
-    fn watch_move(&self, object: ObjectKey) {
+    pub(super) fn watch_move(&self, object: ObjectKey) {
         let (Some(workers), Some(epoch)) = (self.workers(), self.node.berths.find(&object).epoch()) else {
             return;
         };

@@ -14,6 +14,8 @@
 
 mod alarms;
 mod ask;
+#[doc(hidden)]
+pub mod bench;
 mod berths;
 mod gate;
 mod letter;
