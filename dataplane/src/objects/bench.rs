@@ -261,7 +261,7 @@ impl Bench {
     async fn send(&self, object: ObjectKey, to: u8) {
         self.workers.objects.handle(object, Event::Move { to: Core(to) });
         self.workers.objects.watch_move(object);
-        while self.lives_here(&object) {
+        while self.lives_here(&object) && self.between.wish.load(Relaxed) != Wish::End as u8 {
             yield_now().await;
         }
     }

@@ -23,7 +23,7 @@ use super::orders::{self, MOVE_WITHIN, Order, Wish};
 use super::storage::Shelf;
 use super::turn::Running;
 use super::{Objects, Traveller, lock};
-use crate::hops::{Hops, to_reply};
+use crate::hops::Hops;
 use crate::http::message::{Problem, Reply};
 use crate::stats::CoreNumbers;
 use crate::workers::CoreWorkers;
@@ -182,8 +182,7 @@ impl CoreObjects {
                 match letter::open(*envelope) {
                     Some(message) => self.post(message),
                     None => {
-                        let reply = to_reply(ticket, Reply::problem(Problem::Internal));
-                        self.hops.send_reply(asker, reply);
+                        self.hops.send_reply(asker, ticket, Reply::problem(Problem::Internal));
                     }
                 }
             }
@@ -355,8 +354,8 @@ impl CoreObjects {
 
     fn pass(&self, to: Core, message: Message) {
         if let Err(envelope) = self.hops.pass(u16::from(to.0), letter::seal(message)) {
-            let reply = to_reply(envelope.ticket, Reply::problem(letter::problem(Refusal::LaneFull)));
-            self.hops.send_reply(envelope.asker, reply);
+            let reply = Reply::problem(letter::problem(Refusal::LaneFull));
+            self.hops.send_reply(envelope.asker, envelope.ticket, reply);
         }
     }
 
@@ -375,7 +374,7 @@ impl CoreObjects {
 
     /// Answers whoever sent a letter, on whichever core it waits.
     pub(super) fn reply(&self, letter: &Letter, reply: Reply) {
-        self.hops.send_reply(letter.asker, to_reply(letter.ticket, reply));
+        self.hops.send_reply(letter.asker, letter.ticket, reply);
     }
 
     fn depart(
