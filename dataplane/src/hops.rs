@@ -47,7 +47,7 @@ pub enum HopFailed {
 /// One core's side of the hops.
 pub struct Hops {
     outbox: RefCell<Outbox<Envelope>>,
-    asked: RefCell<HashMap<u64, oneshot::Sender<ReplyEnvelope>>>,
+    asked: RefCell<HashMap<u64, oneshot::Sender<Answer>>>,
     next_ticket: Cell<u64>,
     /// Replies for which the control lane had no room; sent, in order, when it has.
     waiting: RefCell<VecDeque<(CoreId, Envelope)>>,
@@ -56,6 +56,23 @@ pub struct Hops {
     /// Who takes what comes for objects.
     post: RefCell<Option<Post>>,
     numbers: Arc<CoreNumbers>,
+}
+
+/// A reply, as it came.
+enum Answer {
+    /// Of this core: it needs no envelope.
+    Here(Reply),
+    /// Of another.
+    There(ReplyEnvelope),
+}
+
+impl Answer {
+    fn open(self) -> Result<Reply, HopFailed> {
+        match self {
+            Self::Here(reply) => Ok(reply),
+            Self::There(envelope) => from_reply(envelope).ok_or(HopFailed::Garbled),
+        }
+    }
 }
 
 /// Takes datagrams that other cores tossed here.
@@ -113,7 +130,7 @@ impl<S: Service> berth_runtime::Inbox for Mail<S> {
         let (hops, service) = (&self.hops, &self.service);
         let taken = self.inbox.drain(BUDGET, |from, _class, envelope| match envelope {
             Envelope::Request(question) => answer(hops, service, from, *question),
-            Envelope::Reply(reply) => hops.resolve(*reply),
+            Envelope::Reply(reply) => hops.resolve(reply.ticket, Answer::There(*reply)),
             Envelope::Datagram(datagram) => hops.catch(*datagram),
             Envelope::Letter(_) | Envelope::Arrival(_) => hops.take_post(envelope),
         });
@@ -152,9 +169,9 @@ impl Hops {
         }
         self.numbers.hops_out.add(1);
         self.asked.borrow_mut().insert(ticket, sender);
-        let reply = receiver.await.map_err(|_| HopFailed::Garbled)?;
+        let answer = receiver.await.map_err(|_| HopFailed::Garbled)?;
         drop(question);
-        from_reply(reply).ok_or(HopFailed::Garbled)
+        answer.open()
     }
 
     /// Hands a datagram to the core that it belongs to; it comes back when the lane is full, or there is no such core.
@@ -227,18 +244,18 @@ impl Hops {
     }
 
     /// Sends the reply to the core that waits for it: another, or this one.
-    pub fn send_reply(&self, core: u16, reply: ReplyEnvelope) {
+    pub fn send_reply(&self, core: u16, ticket: Ticket, reply: Reply) {
         let to = self.outbox.borrow().peer(usize::from(core));
         match to {
-            Some(to) => self.reply(to, reply),
-            None => self.resolve(reply),
+            Some(to) => self.reply(to, to_reply(ticket, reply)),
+            None => self.resolve(ticket, Answer::Here(reply)),
         }
     }
 
-    fn resolve(&self, reply: ReplyEnvelope) {
-        let asker = self.asked.borrow_mut().remove(&reply.ticket.0);
+    fn resolve(&self, ticket: Ticket, answer: Answer) {
+        let asker = self.asked.borrow_mut().remove(&ticket.0);
         if let Some(asker) = asker {
-            let _ = asker.send(reply); // The client may have gone away meanwhile.
+            let _ = asker.send(answer); // The client may have gone away meanwhile.
         }
     }
 
@@ -267,14 +284,13 @@ pub struct Expected {
     hops: Rc<Hops>,
     /// What it will carry.
     pub ticket: Ticket,
-    receiver: oneshot::Receiver<ReplyEnvelope>,
+    receiver: oneshot::Receiver<Answer>,
 }
 
 impl Expected {
     /// Waits for it.
     pub async fn reply(mut self) -> Result<Reply, HopFailed> {
-        let reply = (&mut self.receiver).await.map_err(|_| HopFailed::Garbled)?;
-        from_reply(reply).ok_or(HopFailed::Garbled)
+        (&mut self.receiver).await.map_err(|_| HopFailed::Garbled)?.open()
     }
 }
 
@@ -338,7 +354,7 @@ fn from_envelope(question: RequestEnvelope) -> Option<Request> {
     })
 }
 
-pub(crate) fn to_reply(ticket: Ticket, reply: Reply) -> ReplyEnvelope {
+fn to_reply(ticket: Ticket, reply: Reply) -> ReplyEnvelope {
     let body = match reply.body {
         Body::Full(bytes) => bytes,
         Body::Stream(_) => {

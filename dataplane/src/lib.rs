@@ -39,4 +39,6 @@ pub mod tls;
 pub mod workers;
 pub mod zones;
 
+#[doc(hidden)]
+pub use objects::bench;
 pub use objects::{Backup, BackupError, restore};

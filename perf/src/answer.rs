@@ -52,11 +52,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Answer>, ()> {
 }
 
 /// Asks once, over a fresh plain connection.
-pub(crate) fn probe(address: SocketAddr) -> Result<Answer, AnswerError> {
+pub(crate) fn probe(address: SocketAddr, path: &str) -> Result<Answer, AnswerError> {
     let io = |source| AnswerError::Io { address, source };
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).map_err(io)?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(io)?;
-    stream.write_all(&request(&address.to_string(), "/")).map_err(io)?;
+    stream.write_all(&request(&address.to_string(), path)).map_err(io)?;
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     loop {

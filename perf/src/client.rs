@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::answer;
+use crate::counters::{self, Asking, Dialect, Pace, Verb};
 use crate::quic;
 use crate::swarm::{self, IdleLinks, LoopTally, Question, Secrecy};
 
@@ -48,6 +49,25 @@ pub(crate) enum Client {
         connections: usize,
         #[arg(long)]
         tls: bool,
+    },
+    /// Requests to counters, one at a time on each of the connections
+    Counters {
+        #[command(flatten)]
+        target: Target,
+        #[arg(long)]
+        connections: usize,
+        #[arg(long)]
+        dialect: Dialect,
+        #[arg(long)]
+        verb: Verb,
+        #[arg(long)]
+        counters: usize,
+        /// Requests a second that are due at even times; without it each connection asks as soon as it has its answer
+        #[arg(long)]
+        rate: Option<u32>,
+        /// Each counter once, however long that takes
+        #[arg(long)]
+        once: bool,
     },
     /// A closed loop of HTTP/3 requests, several at a time on connections that stay open
     H3Requests {
@@ -106,6 +126,16 @@ pub(crate) fn run(client: &Client) -> Result<(), Box<dyn Error>> {
             let host = host.clone().unwrap_or_else(|| target.address.to_string());
             let question = Question { request: answer::request(&host, path), source: *source };
             print_tally(&swarm::requests(target.address, question, *connections, target.span())?)
+        }
+        Client::Counters { target, connections, dialect, verb, counters, rate, once } => {
+            let pace = match rate {
+                _ if *once => Pace::Once,
+                Some(rate) => Pace::Rate(*rate, target.span()),
+                None => Pace::Closed(target.span()),
+            };
+            let (dialect, verb, connections, counters) = (*dialect, *verb, *connections, *counters);
+            let asking = Asking { dialect, verb, connections, counters, pace };
+            print_tally(&counters::ask(target.address, &asking)?)
         }
         Client::Idle { address, connections, tls } => {
             let secrecy = if *tls { Secrecy::Tls } else { Secrecy::Plain };

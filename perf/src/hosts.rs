@@ -44,24 +44,12 @@ pub(crate) struct BerthWorkers {
 
 impl BerthWorkers {
     fn deploy(&self, site: &Site, name: &str, host: &str) -> Result<(), String> {
-        let folder = site.folder.join(name);
-        let component = self.component.path();
-        let component =
-            component.canonicalize().map_err(|error| format!("{}: {error}", component.display()))?;
-        let project = format!(
-            "name = \"{name}\"\nzone = \"{host}\"\n\n[workers.front]\ncomponent = {:?}\nroutes = [\"/*\"]\n\
-             limits = {{ cpu = \"30s\" }}\n",
-            component.display().to_string()
-        );
-        fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        fs::write(folder.join("berth.toml"), project).map_err(|error| error.to_string())?;
-        let mut deploy = Command::new(&self.program);
-        deploy.args(["deploy", "--admin", &format!("http://{}", site.admin)]).arg(&folder);
-        let output = deploy.output().map_err(|error| error.to_string())?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(format!("deploying said: {}", String::from_utf8_lossy(&output.stderr))),
-        }
+        deploy(&self.program, site, self.component.path(), |component| {
+            format!(
+                "name = \"{name}\"\nzone = \"{host}\"\n\n[workers.front]\ncomponent = {component:?}\nroutes = [\"/*\"]\n\
+                 limits = {{ cpu = \"30s\" }}\n"
+            )
+        })
     }
 }
 
@@ -98,6 +86,29 @@ impl Peer for BerthWorkers {
     fn make_ready(&self, site: &Site) -> Result<(), String> {
         self.deploy(site, "answering", &site.http.ip().to_string())?;
         self.deploy(site, "asking", ASKING)
+    }
+}
+
+/// Deploys a component to a node, with the project file that `project` makes of its path.
+pub(crate) fn deploy(
+    program: &Path,
+    site: &Site,
+    component: &Path,
+    project: impl FnOnce(&str) -> String,
+) -> Result<(), String> {
+    let component = component
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}; `cargo xtask guests` builds it", component.display()))?;
+    let folder = site.folder.join("project");
+    fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    let project = project(&component.display().to_string());
+    fs::write(folder.join("berth.toml"), project).map_err(|error| error.to_string())?;
+    let mut deploy = Command::new(program);
+    deploy.args(["deploy", "--admin", &format!("http://{}", site.admin)]).arg(&folder);
+    let output = deploy.output().map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("deploying said: {}", String::from_utf8_lossy(&output.stderr))),
     }
 }
 
@@ -215,7 +226,7 @@ const main :Workerd.Worker = (
 }
 
 /// None of them has TLS here.
-fn accepts(site: &Site) -> Result<(), String> {
+pub(crate) fn accepts(site: &Site) -> Result<(), String> {
     let connected = TcpStream::connect_timeout(&site.http, Duration::from_millis(100));
     connected.map(drop).map_err(|error| format!("{}: {error}", site.http))
 }

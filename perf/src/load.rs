@@ -16,6 +16,10 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum as _;
+use clap::builder::PossibleValue;
+
+use crate::counters::{Asking, Pace};
 use crate::peer::PeerError;
 use crate::swarm::{LoopTally, Secrecy};
 use crate::sys;
@@ -173,6 +177,29 @@ impl Load {
             seconds,
             parse: parse_own,
         })
+    }
+
+    /// Requests to counters, by our own client. The time of `Once` is as long as it takes.
+    pub(crate) fn counters(asking: &Asking, address: SocketAddr) -> Result<Self, LoadError> {
+        let word = |value: Option<PossibleValue>| value.map(|value| value.get_name().to_owned());
+        let mut arguments = vec![
+            format!("--connections={}", asking.connections),
+            format!("--dialect={}", word(asking.dialect.to_possible_value()).unwrap_or_default()),
+            format!("--verb={}", word(asking.verb.to_possible_value()).unwrap_or_default()),
+            format!("--counters={}", asking.counters),
+        ];
+        let span = match asking.pace {
+            Pace::Closed(span) => span,
+            Pace::Rate(rate, span) => {
+                arguments.push(format!("--rate={rate}"));
+                span
+            }
+            Pace::Once => {
+                arguments.push("--once".to_owned());
+                Duration::ZERO
+            }
+        };
+        Self::own("counters", address, &arguments, span.as_secs())
     }
 
     /// Starts it on `cpu`; it ends by itself, or when this is dropped.

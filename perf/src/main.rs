@@ -13,12 +13,14 @@
 mod answer;
 mod baseline;
 mod client;
+mod counters;
 mod cpu;
 mod figure;
 mod hosts;
 mod load;
 mod machine;
 mod memory;
+mod object_hosts;
 mod peer;
 mod peers;
 mod quic;
@@ -39,10 +41,11 @@ use crate::client::Client;
 use crate::cpu::Cpus;
 use crate::figure::{Figure, Verdict};
 use crate::hosts::{BerthWorkers, Component, Tuned, WasmtimeServe, Workerd};
+use crate::object_hosts::{BerthCounters, Redis, WorkerdCounters};
 use crate::peer::{OPEN_FILES, Protocol, Server};
 use crate::peers::{Baseline, Berth, Caddy, Nginx};
 use crate::run::{Comparison, Plan, Run, SuiteReport, Taken, Trial};
-use crate::suites::{http, http3, instance, isolate, steer};
+use crate::suites::{http, http3, instance, isolate, object, steer};
 
 /// The node's allocator, for the servers of our own that it is measured beside.
 #[global_allocator]
@@ -85,6 +88,13 @@ enum Task {
         #[command(flatten)]
         workers: Workers,
     },
+    /// Objects beside workerd's and beside Redis, and what a turn costs in process
+    Object {
+        #[command(flatten)]
+        options: Options,
+        #[command(flatten)]
+        objects: Objects,
+    },
     /// Check of the harness itself: nginx beside nginx, quinn beside quinn, where every ratio must be about 1
     Aa {
         #[command(flatten)]
@@ -93,6 +103,12 @@ enum Task {
     /// The load generators of our own, as the suites start them
     #[command(hide = true, subcommand)]
     Client(Client),
+    /// For the figures in process: compile the component on standard input, within limits
+    #[command(hide = true)]
+    CompileScript {
+        #[arg(required = true)]
+        budget: Vec<u64>,
+    },
     /// The servers of our own that Berth is measured beside, as the suites start them
     #[command(hide = true)]
     Serve {
@@ -117,12 +133,26 @@ struct Options {
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Take this figure only (h1, h2, handshake, idle, idle-tls, h3, h3-quinn, h3-bulk, h3-handshake, h3-idle, or
-    /// h1-wrk, a cross-check; of isolate: in-process, hello, hello-tuned, hello-workerd, ask, delay, delay-same); repeatable
+    /// h1-wrk, a cross-check; of isolate: in-process, hello, hello-tuned, hello-workerd, ask, delay, delay-same; of object:
+    /// in-process, load, hot, spread, reads, p99, resident, hot-redis, spread-redis); repeatable
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Put a profile of each figure that misses its bar into DIR
     #[arg(long, value_name = "DIR")]
     profile: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Objects {
+    /// Berth's program [default: `berth` beside this program]
+    #[arg(long, value_name = "PATH")]
+    berth: Option<PathBuf>,
+    /// The class of counters, which `cargo xtask guests` builds
+    #[arg(long, value_name = "PATH", default_value = "target/guests/wasm32-wasip2/release/counter.wasm")]
+    counter: PathBuf,
+    /// Put the plot of waiting against offered load into FILE
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -149,8 +179,12 @@ fn main() -> ExitCode {
             _ => ExitCode::SUCCESS,
         }),
         Task::Isolate { options, workers } => compare_workers(&options, workers),
+        Task::Object { options, objects } => compare_objects(&options, objects),
         Task::Aa { options } => compare_peers_with_themselves(&options),
         Task::Client(client) => client::run(&client).map(|()| ExitCode::SUCCESS),
+        Task::CompileScript { budget } => {
+            berth_isolate_host::compile::serve(&budget).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Task::Serve { kind, options } => {
             baseline::serve(kind, &options).map(|()| ExitCode::SUCCESS).map_err(Into::into)
         }
@@ -205,6 +239,43 @@ fn compare_workers(options: &Options, workers: Workers) -> Result<ExitCode, Box<
     Ok(if inside == ExitCode::SUCCESS { outside } else { inside })
 }
 
+/// The figures in process and the plot come first, each one to those who choose.
+fn compare_objects(options: &Options, objects: Objects) -> Result<ExitCode, Box<dyn Error>> {
+    let berth = BerthCounters { program: program_of(objects.berth)?, counter: objects.counter };
+    let mut only = options.only.clone();
+    let mut wants = |key: &str| {
+        let named = only.iter().position(|name| name == key).map(|place| only.swap_remove(place));
+        named.is_some() || options.only.is_empty()
+    };
+    let (inside, curve) = (wants(object::inside::KEY), wants(object::curve::KEY));
+    let plan = plan(options);
+    let mut met = true;
+    if inside {
+        met = object::inside::measure(&plan, &berth.counter)?;
+    }
+    if curve {
+        prepare(plan.cpus)?;
+        object::curve::measure(&[&berth, &WorkerdCounters, &Redis], &plan, objects.plot.as_deref())?;
+    }
+    let inside = if options.gate && !met { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    if only.is_empty() && !options.only.is_empty() {
+        return Ok(inside);
+    }
+    let waits = only.is_empty() || only.iter().any(|name| name == object::WAIT_KEY);
+    let most = if waits {
+        prepare(plan.cpus)?;
+        object::curve::most(&WorkerdCounters, &plan)?
+    } else {
+        0.0
+    };
+    let beside_workerd = object::beside_workerd(most);
+    let beside = |theirs, trials| Comparison { ours: &berth, theirs, protocol: Protocol::Http1, trials };
+    let comparisons =
+        [beside(&WorkerdCounters, trials(&beside_workerd)), beside(&Redis, trials(&object::BESIDE_REDIS))];
+    let outside = compare("object", &comparisons, &Options { only, ..options.clone() })?;
+    Ok(if inside == ExitCode::SUCCESS { outside } else { inside })
+}
+
 fn program_of(berth: Option<PathBuf>) -> Result<PathBuf, std::io::Error> {
     berth.map_or_else(|| Ok(std::env::current_exe()?.with_file_name("berth")), Ok)
 }
@@ -230,12 +301,7 @@ fn compare(
     options: &Options,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let comparisons = chosen(comparisons, &options.only)?;
-    let plan = Plan {
-        rounds: options.rounds as usize,
-        seconds: options.seconds,
-        cpus: Cpus { server: 0, client: 1 },
-        profiles: options.profile.clone(),
-    };
+    let plan = plan(options);
     prepare(plan.cpus)?;
     let report = run::run_suite(suite, &comparisons, &plan)?;
     println!("{}", report::text(&report));
@@ -244,6 +310,15 @@ fn compare(
         std::fs::write(file, json).map_err(|error| format!("could not write {}: {error}", file.display()))?;
     }
     Ok(if options.gate && !passes(&report) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn plan(options: &Options) -> Plan {
+    Plan {
+        rounds: options.rounds as usize,
+        seconds: options.seconds,
+        cpus: Cpus { server: 0, client: 1 },
+        profiles: options.profile.clone(),
+    }
 }
 
 /// A figure within the noise passes: it is no miss. One that could not be counted does not: nothing was shown.

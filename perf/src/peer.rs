@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::answer::{self, Answer, AnswerError};
 use crate::cpu::{CpuError, Tree};
+use crate::object_hosts;
 use crate::quic;
 use crate::sys::{self, End, Pid};
 use crate::tool::ToolError;
@@ -47,6 +48,18 @@ pub(crate) trait Peer {
     fn configuration(&self, site: &Site) -> String;
     /// The command that starts it in the foreground with the configuration in `file`.
     fn command(&self, site: &Site, file: &Path) -> Result<Command, PeerError>;
+    /// What it speaks where a figure's requests speak `asked`.
+    fn speaks(&self, asked: Protocol) -> Protocol {
+        asked
+    }
+    /// What it is asked for before it is measured.
+    fn path(&self) -> &'static str {
+        "/"
+    }
+    /// How long the body of its answer to that is.
+    fn body_bytes(&self) -> usize {
+        BODY.len()
+    }
     /// What is still to be done once it accepts connections.
     fn make_ready(&self, _site: &Site) -> Result<(), String> {
         Ok(())
@@ -68,6 +81,8 @@ pub(crate) enum Protocol {
     Http1,
     /// Over UDP, at the port of the `https` address.
     Http3,
+    /// Redis's own, at the `http` address.
+    Redis,
 }
 
 impl Protocol {
@@ -75,13 +90,15 @@ impl Protocol {
         match self {
             Self::Http1 => "HTTP/1.1",
             Self::Http3 => "HTTP/3",
+            Self::Redis => "Redis's protocol",
         }
     }
 
     /// Asks once, over a fresh connection.
-    pub(crate) fn probe(self, site: &Site) -> Result<Answer, AnswerError> {
+    pub(crate) fn probe(self, site: &Site, path: &str) -> Result<Answer, AnswerError> {
         match self {
-            Self::Http1 => answer::probe(site.http),
+            Self::Redis => object_hosts::ping(site),
+            Self::Http1 => answer::probe(site.http, path),
             Self::Http3 => quic::swarm::probe(site.https, PROBE_LIMIT)
                 .map_err(|source| AnswerError::Quic { address: site.https, source }),
         }
@@ -164,6 +181,8 @@ impl Drop for Workshop {
 pub(crate) struct Server {
     child: Child,
     pub(crate) site: Site,
+    /// Which protocol, where requests are HTTP/1.1 otherwise.
+    pub(crate) speaks: Protocol,
     /// Threads that had to be confined because the server had let them run elsewhere.
     pub(crate) moved_threads: usize,
 }
@@ -183,7 +202,7 @@ impl Server {
             what: format!("the process of {}", peer.name()),
             source,
         })?;
-        let mut server = Self { child, site, moved_threads: 0 };
+        let mut server = Self { child, site, speaks: peer.speaks(Protocol::Http1), moved_threads: 0 };
         let ready = server.wait_until_up(peer).and_then(|()| peer.make_ready(&server.site));
         ready.map_err(|what| PeerError::NotUp {
             peer: peer.name(),

@@ -19,7 +19,7 @@ use crate::answer::{Answer, AnswerError};
 use crate::cpu::{self, Cpus, Standing, Usage};
 use crate::figure::{Figure, ROUNDS_MIN, Spread, Verdict};
 use crate::machine::Machine;
-use crate::peer::{BODY, Peer, PeerError, Protocol, Server, Workshop};
+use crate::peer::{Peer, PeerError, Protocol, Server, Workshop};
 use crate::sys;
 use crate::tool::{H2LOAD, PERF, WRK};
 
@@ -222,9 +222,9 @@ fn introduce_all(
         for peer in [comparison.ours, comparison.theirs] {
             match peers.iter_mut().find(|(known, _)| known.name() == peer.name()) {
                 Some((_, protocols)) => {
-                    protocols.insert(comparison.protocol);
+                    protocols.insert(peer.speaks(comparison.protocol));
                 }
-                None => peers.push((peer, BTreeSet::from([comparison.protocol]))),
+                None => peers.push((peer, BTreeSet::from([peer.speaks(comparison.protocol)]))),
             }
         }
     }
@@ -244,11 +244,13 @@ fn introduce(
     let server = Server::start(peer, site)?;
     let mut answers = BTreeMap::new();
     for protocol in protocols {
-        let answer =
-            protocol.probe(&server.site).map_err(|source| RunError::Answer { peer: peer.name(), source })?;
-        if answer.status != 200 || answer.body_bytes != BODY.len() {
+        let answer = protocol
+            .probe(&server.site, peer.path())
+            .map_err(|source| RunError::Answer { peer: peer.name(), source })?;
+        let expected = peer.body_bytes();
+        if answer.status != 200 || answer.body_bytes != expected {
             let Answer { status, body_bytes, .. } = answer;
-            return Err(RunError::Unequal { peer: peer.name(), status, body_bytes, expected: BODY.len() });
+            return Err(RunError::Unequal { peer: peer.name(), status, body_bytes, expected });
         }
         answers.insert(*protocol, answer);
     }

@@ -19,6 +19,8 @@ pub(crate) type Pid = i32;
 pub(crate) enum End {
     /// SIGTERM: clean up and leave.
     Asked,
+    /// SIGINT: the same, for programs that print what they have counted only then.
+    Interrupted,
     /// SIGKILL: leave now.
     Forced,
 }
@@ -78,6 +80,7 @@ pub(crate) fn reaped_cpu_time() -> Duration {
 pub(crate) fn signal(pid: Pid, end: End) -> io::Result<()> {
     let signal = match end {
         End::Asked => libc::SIGTERM,
+        End::Interrupted => libc::SIGINT,
         End::Forced => libc::SIGKILL,
     };
     // SAFETY: kill takes two integers and touches no memory.
@@ -141,6 +144,13 @@ pub(crate) fn run_in_real_time() -> io::Result<()> {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: `priority` is initialised and only read.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) })
+}
+
+/// Lets this thread run only when its CPU has nothing else to do.
+pub(crate) fn run_when_idle() -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `priority` is initialised and only read.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const priority) })
 }
 
 /// A socket that sends whole frames out of one network card, and receives none.
@@ -211,16 +221,19 @@ impl Poller {
 
     /// Tokens of the sockets where something has happened, waiting at most `limit` for the first.
     pub(crate) fn wait(&mut self, limit: Duration, ready: &mut Vec<usize>) -> io::Result<()> {
+        self.poll((limit.as_millis().min(1000) as i32).max(1), ready)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn look(&mut self, ready: &mut Vec<usize>) -> io::Result<()> {
+        self.poll(0, ready)
+    }
+
+    fn poll(&mut self, limit_ms: i32, ready: &mut Vec<usize>) -> io::Result<()> {
         ready.clear();
-        let limit_ms = limit.as_millis().min(1000) as i32;
         // SAFETY: the pointer and the length describe the vector, which lives through the call.
         let count = unsafe {
-            libc::epoll_wait(
-                self.epoll.as_raw_fd(),
-                self.events.as_mut_ptr(),
-                Self::BATCH as i32,
-                limit_ms.max(1),
-            )
+            libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), Self::BATCH as i32, limit_ms)
         };
         if let Err(error) = check(count) {
             return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };

@@ -19,6 +19,7 @@ pub(crate) const CADDY: Tool = Tool { program: "caddy", package: "caddy" };
 pub(crate) const WRK: Tool = Tool { program: "wrk", package: "wrk" };
 pub(crate) const H2LOAD: Tool = Tool { program: "h2load", package: "nghttp2-client" };
 pub(crate) const PIP: Tool = Tool { program: "pip3", package: "python3-pip" };
+pub(crate) const REDIS: Tool = Tool { program: "redis-server", package: "redis-server" };
 pub(crate) const NPM: Tool = Tool { program: "npm", package: "npm" };
 pub(crate) const PERF: Tool = Tool { program: "perf", package: "linux-perf" };
 

@@ -28,7 +28,7 @@ use super::turn::{Logs, Running};
 use super::{Objects, Traveller, lock};
 use crate::config;
 use crate::drain::Drain;
-use crate::hops::{Hops, to_reply};
+use crate::hops::Hops;
 use crate::http::message::{Problem, Reply};
 use crate::stats::CoreNumbers;
 use crate::workers::CoreWorkers;
@@ -253,8 +253,7 @@ impl CoreObjects {
                 match letter::open(*envelope) {
                     Some(message) => self.post(message),
                     None => {
-                        let reply = to_reply(ticket, Reply::problem(Problem::Internal));
-                        self.hops.send_reply(asker, reply);
+                        self.hops.send_reply(asker, ticket, Reply::problem(Problem::Internal));
                     }
                 }
             }
@@ -321,7 +320,7 @@ impl CoreObjects {
     }
 
     /// Looks whether an object that should move may, until it has, or it is too late.
-    fn watch_move(&self, object: ObjectKey) {
+    pub(super) fn watch_move(&self, object: ObjectKey) {
         let (Some(workers), Some(epoch)) = (self.workers(), self.node.berths.find(&object).epoch()) else {
             return;
         };
@@ -432,8 +431,8 @@ impl CoreObjects {
 
     fn pass(&self, to: Core, message: Message) {
         if let Err(envelope) = self.hops.pass(u16::from(to.0), letter::seal(message)) {
-            let reply = to_reply(envelope.ticket, Reply::problem(letter::problem(Refusal::LaneFull)));
-            self.hops.send_reply(envelope.asker, reply);
+            let reply = Reply::problem(letter::problem(Refusal::LaneFull));
+            self.hops.send_reply(envelope.asker, envelope.ticket, reply);
         }
     }
 
@@ -455,7 +454,7 @@ impl CoreObjects {
     /// Answers whoever sent a letter, on whichever core it waits.
     pub(super) fn reply(&self, letter: &Letter, mut reply: Reply) {
         letter.trace.tell(self.here(), &mut reply.headers);
-        self.hops.send_reply(letter.asker, to_reply(letter.ticket, reply));
+        self.hops.send_reply(letter.asker, letter.ticket, reply);
     }
 
     fn depart(

@@ -15,6 +15,8 @@
 mod alarms;
 mod ask;
 mod backup;
+#[doc(hidden)]
+pub mod bench;
 mod berths;
 mod by_id;
 mod carry;

@@ -6,4 +6,5 @@ pub(crate) mod http3;
 pub(crate) mod instance;
 pub(crate) mod isolate;
 mod measure;
+pub(crate) mod object;
 pub(crate) mod steer;
