@@ -322,7 +322,7 @@ mod tests {
         assert!(text.contains("  damaged  9 "), "{text}");
         let mut young = object();
         (young["created_ms"], young["written_ms"]) = (0.into(), 0.into());
-        assert!(render_object(&young).ends_with("epoch 3 seq 12\n"));
+        assert!(render_object(&young).ends_with("epoch 3 seq 12\nwebsockets 2\n"));
     }
 
     #[test]
