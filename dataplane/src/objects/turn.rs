@@ -137,6 +137,8 @@ async fn end(
     };
     // What it wrote before a commit point may be on its way as well.
     let wrote = !outcome.effects.is_empty() || ended.commits > 0;
+    // Who looks after alarms reads the store for it: not for each write.
+    let sets_alarm = ended.commits > 0 || outcome.effects.iter().any(is_alarm);
     let durable = resident.shelf.commit(outcome.effects);
     objects.settle_in(object, instance, None);
     let turn_end = if wrote { TurnEnd::Unsettled } else { TurnEnd::Settled };
@@ -144,9 +146,11 @@ async fn end(
     match durable.await {
         Ok(()) => {
             objects.reply(letter, reply(letter, outcome.answer));
-            if wrote {
-                // Perhaps an alarm, and an early one.
+            if sets_alarm {
+                // Perhaps an early one.
                 objects.node.alarm_set.notify_one();
+            }
+            if wrote {
                 objects.handle(object, Event::Settled { epoch });
             }
         }
@@ -157,6 +161,10 @@ async fn end(
             objects.handle(object, Event::CommitFailed { epoch });
         }
     }
+}
+
+fn is_alarm(effect: &Effect) -> bool {
+    matches!(effect, Effect::Put { space: Space::Alarm, .. })
 }
 
 /// The alarm that is not tried again after this turn has failed.
