@@ -186,6 +186,8 @@ async fn end(
     };
     // What it wrote before a commit point may be on its way as well.
     let wrote = !outcome.effects.is_empty() || ended.commits > 0;
+    // Who looks after alarms reads the store for it: not for each write.
+    let sets_alarm = ended.commits > 0 || outcome.effects.iter().any(is_alarm);
     let durable = resident.shelf.commit(outcome.effects);
     objects.settle_in(object, instance);
     let accepted = accepted(letter, &outcome.answer);
@@ -208,9 +210,11 @@ async fn end(
             if of_socket.is_none() {
                 objects.reply(letter, reply(letter, outcome.answer));
             }
-            if wrote {
-                // Perhaps an alarm, and an early one.
+            if sets_alarm {
+                // Perhaps an early one.
                 objects.node.alarm_set.notify_one();
+            }
+            if wrote {
                 objects.handle(object, Event::Settled { epoch });
             }
         }
@@ -249,6 +253,10 @@ async fn fail(
         objects.numbers.object_alarms_given_up.add(1);
         let _ = resident.shelf.commit(vec![Effect::Delete { space: Space::Alarm, key: id }]).await;
     }
+}
+
+fn is_alarm(effect: &Effect) -> bool {
+    matches!(effect, Effect::Put { space: Space::Alarm, .. })
 }
 
 /// The alarm that is not tried again after this turn has failed.
