@@ -37,6 +37,8 @@ const ASKED_ASLEEP: usize = 500;
 const FALLS_ASLEEP: Duration = Duration::from_millis(2);
 /// Objects that are started.
 const STARTED: usize = 1_000;
+/// Longer than the store keeps to itself what is not in its engine.
+const APPLIED: Duration = Duration::from_secs(6);
 /// Moves to the other core, with nothing else to do, and beside requests.
 const MOVES: usize = 1_000;
 /// Requests under way beside moves.
@@ -75,15 +77,6 @@ fn wrong(what: impl std::fmt::Display) -> BenchError {
     BenchError(what.to_string())
 }
 
-/// What core 0 does.
-#[derive(Clone, Copy)]
-enum Script {
-    /// Stores something in each object.
-    Fill,
-    /// Measures.
-    Take,
-}
-
 /// What core 1 does beside answering.
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
@@ -115,12 +108,6 @@ impl Between {
 
 /// Measures with the class of `examples/counter`, on two CPUs. The folder is this bench's alone, and is made.
 pub fn measure(state: &Path, component: &[u8], cpus: [usize; 2]) -> Result<Times, BenchError> {
-    // Written by one node and read by the next: what is stored is in the engine then, and no longer in memory.
-    session(state, component, cpus, Script::Fill)?;
-    session(state, component, cpus, Script::Take)
-}
-
-fn session(state: &Path, component: &[u8], cpus: [usize; 2], script: Script) -> Result<Times, BenchError> {
     let workers = Workers::open(settings(state.to_owned())).map_err(wrong)?;
     let id = workers.upload(component).map_err(wrong)?;
     let document = serde_json::json!({
@@ -134,7 +121,7 @@ fn session(state: &Path, component: &[u8], cpus: [usize; 2], script: Script) -> 
     }
     let between = Arc::new(Between {
         began: Instant::now(),
-        wish: AtomicU8::new(Wish::StayAwake as u8),
+        wish: AtomicU8::new(Wish::Sleep as u8),
         arrivals: AtomicU64::new(0),
         arrived: AtomicU64::new(0),
     });
@@ -142,7 +129,7 @@ fn session(state: &Path, component: &[u8], cpus: [usize; 2], script: Script) -> 
     let times = std::thread::scope(|scope| {
         let cores = endpoints.into_iter().zip(cpus).enumerate().map(|(index, (endpoint, cpu))| {
             let (workers, remotes, between) = (&workers, &remotes, Arc::clone(&between));
-            scope.spawn(move || core(index, cpu, endpoint, workers, remotes, (between, script)))
+            scope.spawn(move || core(index, cpu, endpoint, workers, remotes, between))
         });
         let cores: Vec<_> = cores.collect();
         let mut times = Times::default();
@@ -173,7 +160,7 @@ fn core(
     endpoint: Endpoint<Envelope>,
     workers: &Arc<Workers>,
     remotes: &[Arc<Remote>],
-    (between, script): (Arc<Between>, Script),
+    between: Arc<Between>,
 ) -> Result<Option<Times>, BenchError> {
     let options = CoreOptions { index: index as u16, cpu: Some(cpu), ..CoreOptions::default() };
     let main = async {
@@ -186,10 +173,7 @@ fn core(
             bench.answer().await;
             return Ok(None);
         }
-        let times = match script {
-            Script::Fill => bench.fill().await,
-            Script::Take => bench.take().await,
-        };
+        let times = bench.take().await;
         between.want(Wish::End);
         remotes.iter().for_each(|remote| remote.ring_bell());
         times.map(Some)
@@ -300,24 +284,35 @@ impl Bench {
         Ok(times)
     }
 
-    async fn fill(&self) -> Result<Times, BenchError> {
-        for number in 0..STARTED {
-            self.ask(&format!("s{number}"), Method::POST).await?;
+    /// Starts objects that have stored something. What they wrote is in the engine, and in no memory of the store's own.
+    async fn started(&self) -> Result<Vec<u64>, BenchError> {
+        let names: Vec<String> = (0..STARTED).map(|number| format!("s{number}")).collect();
+        for name in &names {
+            self.ask(name, Method::POST).await?;
         }
-        Ok(Times::default())
+        self.evict(&names)?;
+        berth_runtime::sleep(APPLIED).await;
+        let mut times = Vec::with_capacity(STARTED);
+        for name in &names {
+            times.push(self.ask(name, Method::GET).await?);
+        }
+        self.evict(&names)?;
+        Ok(times)
+    }
+
+    fn evict(&self, names: &[String]) -> Result<(), BenchError> {
+        for name in names {
+            self.workers.objects.handle(self.object(name)?, Event::Evict(Evict::AfterTurn));
+        }
+        Ok(())
     }
 
     async fn take(&self) -> Result<Times, BenchError> {
         let mut times = Times::default();
-        self.ask("first", Method::POST).await?; // The script is loaded with it.
-        for number in 0..STARTED {
-            times.start.push(self.ask(&format!("s{number}"), Method::GET).await?);
-        }
-        for number in 0..STARTED {
-            self.workers.objects.handle(self.object(&format!("s{number}"))?, Event::Evict(Evict::AfterTurn));
-        }
+        times.start = self.started().await?;
         times.turn = self.asked("here").await?;
         self.ask("there", Method::POST).await?;
+        self.between.want(Wish::StayAwake);
         self.send(self.object("there")?, 1).await;
         times.awake = self.asked("there").await?;
         self.between.want(Wish::Sleep);
