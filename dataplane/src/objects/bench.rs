@@ -17,7 +17,7 @@ use berth_isolate_host::compile::Budget;
 use berth_mailbox::{Capacities, Endpoint, mesh};
 use berth_protocol::Envelope;
 use berth_protocol::object::ObjectKey;
-use berth_protocol::ownership::{Berth, Core, Event, Evict};
+use berth_protocol::ownership::{Core, Event, Evict};
 use berth_runtime::{CoreOptions, Remote, block_on, spawn_scoped, yield_now};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
@@ -39,10 +39,14 @@ const ASKED_ASLEEP: usize = 500;
 const FALLS_ASLEEP: Duration = Duration::from_millis(2);
 /// Objects that are started.
 const STARTED: usize = 1_000;
+/// Longer than the store keeps to itself what is not in its engine.
+const APPLIED: Duration = Duration::from_secs(6);
 /// Moves to the other core, with nothing else to do, and beside requests.
-const MOVES: usize = 1_000;
+const MOVES: usize = 200;
 /// Requests under way beside moves.
 const BESIDE: usize = 8;
+/// A move that takes longer is none: it was refused.
+const MOVES_WITHIN: Duration = Duration::from_secs(10);
 /// How long an object stays before it is sent back.
 const STAY: Duration = Duration::from_micros(50);
 
@@ -82,15 +86,6 @@ fn wrong(what: impl std::fmt::Display) -> BenchError {
     BenchError(what.to_string())
 }
 
-/// What core 0 does.
-#[derive(Clone, Copy)]
-enum Script {
-    /// Stores something in each object.
-    Fill,
-    /// Measures.
-    Take,
-}
-
 /// What core 1 does beside answering.
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
@@ -122,12 +117,6 @@ impl Between {
 
 /// Measures with the class of `examples/counter`, on two CPUs. The folder is this bench's alone, and is made.
 pub fn measure(state: &Path, component: &[u8], cpus: [usize; 2]) -> Result<Times, BenchError> {
-    // Written by one node and read by the next: what is stored is in the engine then, and no longer in memory.
-    session(state, component, cpus, Script::Fill)?;
-    session(state, component, cpus, Script::Take)
-}
-
-fn session(state: &Path, component: &[u8], cpus: [usize; 2], script: Script) -> Result<Times, BenchError> {
     let workers = Workers::open(settings(state.to_owned())).map_err(wrong)?;
     let id = workers.upload(component).map_err(wrong)?;
     let document = serde_json::json!({
@@ -141,7 +130,7 @@ fn session(state: &Path, component: &[u8], cpus: [usize; 2], script: Script) -> 
     }
     let between = Arc::new(Between {
         began: Instant::now(),
-        wish: AtomicU8::new(Wish::StayAwake as u8),
+        wish: AtomicU8::new(Wish::Sleep as u8),
         arrivals: AtomicU64::new(0),
         arrived: AtomicU64::new(0),
     });
@@ -149,7 +138,7 @@ fn session(state: &Path, component: &[u8], cpus: [usize; 2], script: Script) -> 
     let times = std::thread::scope(|scope| {
         let cores = endpoints.into_iter().zip(cpus).enumerate().map(|(index, (endpoint, cpu))| {
             let (workers, remotes, between) = (&workers, &remotes, Arc::clone(&between));
-            scope.spawn(move || core(index, cpu, endpoint, workers, remotes, (between, script)))
+            scope.spawn(move || core(index, cpu, endpoint, workers, remotes, between))
         });
         let cores: Vec<_> = cores.collect();
         let mut times = Times::default();
@@ -182,7 +171,7 @@ fn core(
     endpoint: Endpoint<Envelope>,
     workers: &Arc<Workers>,
     remotes: &[Arc<Remote>],
-    (between, script): (Arc<Between>, Script),
+    between: Arc<Between>,
 ) -> Result<Option<Times>, BenchError> {
     let options = CoreOptions { index: index as u16, cpu: Some(cpu), ..CoreOptions::default() };
     let limits = Config::parse(CONFIG).map_err(wrong)?.limits;
@@ -200,13 +189,9 @@ fn core(
         hops::connect(inbox, hops, remotes.to_vec(), Rc::new(Nobody));
         let bench = Bench::new(workers, Arc::clone(&between))?;
         if index > 0 {
-            bench.answer().await;
-            return Ok(None);
+            return bench.answer().await.map(|()| None);
         }
-        let times = match script {
-            Script::Fill => bench.fill().await,
-            Script::Take => bench.take().await,
-        };
+        let times = bench.take().await;
         between.want(Wish::End);
         remotes.iter().for_each(|remote| remote.ring_bell());
         times.map(Some)
@@ -249,11 +234,11 @@ impl Bench {
     }
 
     /// What core 1 does.
-    async fn answer(&self) {
-        let Ok(object) = self.object("moving") else { return };
+    async fn answer(&self) -> Result<(), BenchError> {
+        let object = self.object("moving")?;
         loop {
             match self.between.wish.load(Relaxed) {
-                wish if wish == Wish::End as u8 => return,
+                wish if wish == Wish::End as u8 => return Ok(()),
                 wish if wish == Wish::Sleep as u8 => berth_runtime::sleep(FALLS_ASLEEP * 20).await,
                 wish if wish == Wish::SendBack as u8 && self.lives_here(&object) => {
                     self.between.arrived.store(self.between.now(), Relaxed);
@@ -262,25 +247,35 @@ impl Bench {
                     while came.elapsed() < STAY {
                         yield_now().await;
                     }
-                    self.send(object, 0).await;
+                    self.send(object, 0).await?;
                 }
                 _ => yield_now().await,
             }
         }
     }
 
+    /// Not only by the table of berths, which may name this core while the object is on its way.
     fn lives_here(&self, object: &ObjectKey) -> bool {
-        let here = self.workers.objects.here();
-        matches!(self.workers.objects.node.berths.find(object), Berth::Held { core, .. } if u16::from(core.0) == here)
+        self.workers.objects.lives_here(object)
     }
 
     /// Sends the object to another core, and waits until it has left.
-    async fn send(&self, object: ObjectKey, to: u8) {
+    async fn send(&self, object: ObjectKey, to: u8) -> Result<(), BenchError> {
         self.workers.objects.handle(object, Event::Move { to: Core(to) });
         self.workers.objects.watch_move(object);
-        while self.lives_here(&object) && self.between.wish.load(Relaxed) != Wish::End as u8 {
+        self.until(|| !self.lives_here(&object)).await
+    }
+
+    /// Goes round this core's loop until something is so.
+    async fn until(&self, is_so: impl Fn() -> bool) -> Result<(), BenchError> {
+        let since = Instant::now();
+        while !is_so() {
+            if since.elapsed() > MOVES_WITHIN || self.between.wish.load(Relaxed) == Wish::End as u8 {
+                return Err(wrong("an object did not move"));
+            }
             yield_now().await;
         }
+        Ok(())
     }
 
     /// One request, and how long it took.
@@ -317,25 +312,36 @@ impl Bench {
         Ok(times)
     }
 
-    async fn fill(&self) -> Result<Times, BenchError> {
-        for number in 0..STARTED {
-            self.ask(&format!("s{number}"), Method::POST).await?;
+    /// Starts objects that have stored something. What they wrote is in the engine, and in no memory of the store's own.
+    async fn started(&self) -> Result<Vec<u64>, BenchError> {
+        let names: Vec<String> = (0..STARTED).map(|number| format!("s{number}")).collect();
+        for name in &names {
+            self.ask(name, Method::POST).await?;
         }
-        Ok(Times::default())
+        self.evict(&names)?;
+        berth_runtime::sleep(APPLIED).await;
+        let mut times = Vec::with_capacity(STARTED);
+        for name in &names {
+            times.push(self.ask(name, Method::GET).await?);
+        }
+        self.evict(&names)?;
+        Ok(times)
+    }
+
+    fn evict(&self, names: &[String]) -> Result<(), BenchError> {
+        for name in names {
+            self.workers.objects.handle(self.object(name)?, Event::Evict(Evict::AfterTurn));
+        }
+        Ok(())
     }
 
     async fn take(&self) -> Result<Times, BenchError> {
         let mut times = Times::default();
-        self.ask("first", Method::POST).await?; // The script is loaded with it.
-        for number in 0..STARTED {
-            times.start.push(self.ask(&format!("s{number}"), Method::GET).await?);
-        }
-        for number in 0..STARTED {
-            self.workers.objects.handle(self.object(&format!("s{number}"))?, Event::Evict(Evict::AfterTurn));
-        }
+        times.start = self.started().await?;
         times.turn = self.asked("here").await?;
         self.ask("there", Method::POST).await?;
-        self.send(self.object("there")?, 1).await;
+        self.between.want(Wish::StayAwake);
+        self.send(self.object("there")?, 1).await?;
         times.awake = self.asked("there").await?;
         self.between.want(Wish::Sleep);
         for _ in 0..ASKED_ASLEEP {
@@ -357,14 +363,10 @@ impl Bench {
         let object = self.object("moving")?;
         let mut times = Vec::with_capacity(MOVES);
         for _ in 0..MOVES {
-            while !self.lives_here(&object) {
-                yield_now().await;
-            }
+            self.until(|| self.lives_here(&object)).await?;
             let (arrivals, began) = (self.between.arrivals.load(Relaxed), self.between.now());
-            self.send(object, 1).await;
-            while self.between.arrivals.load(Relaxed) == arrivals {
-                yield_now().await;
-            }
+            self.send(object, 1).await?;
+            self.until(|| self.between.arrivals.load(Relaxed) > arrivals).await?;
             times.push(self.between.arrived.load(Relaxed).saturating_sub(began));
         }
         Ok(times)

@@ -347,6 +347,12 @@ impl CoreObjects {
         }
     }
 
+    /// Whether its instance is on this core.
+    pub(super) fn lives_here(&self, object: &ObjectKey) -> bool {
+        let homes = self.homes.borrow();
+        homes.get(object).is_some_and(|home| matches!(home.stay, Stay::Running(_) | Stay::Idle { .. }))
+    }
+
     fn may_travel(&self, object: &ObjectKey) -> bool {
         let mut homes = self.homes.borrow_mut();
         let instance = homes.get_mut(object).and_then(|home| home.instance.as_mut());
