@@ -137,7 +137,7 @@ pub fn measure(state: &Path, component: &[u8], cpus: [usize; 2]) -> Result<Times
     let endpoints = mesh(cpus.len(), Capacities::for_cores(cpus.len())).map_err(wrong)?;
     let times = std::thread::scope(|scope| {
         let cores = endpoints.into_iter().zip(cpus).enumerate().map(|(index, (endpoint, cpu))| {
-            let (workers, remotes, between) = (&workers, &remotes, Arc::clone(&between));
+            let (workers, remotes, between) = (&workers, &remotes, &between);
             scope.spawn(move || core(index, cpu, endpoint, workers, remotes, between))
         });
         let cores: Vec<_> = cores.collect();
@@ -171,7 +171,7 @@ fn core(
     endpoint: Endpoint<Envelope>,
     workers: &Arc<Workers>,
     remotes: &[Arc<Remote>],
-    between: Arc<Between>,
+    between: &Arc<Between>,
 ) -> Result<Option<Times>, BenchError> {
     let options = CoreOptions { index: index as u16, cpu: Some(cpu), ..CoreOptions::default() };
     let limits = Config::parse(CONFIG).map_err(wrong)?.limits;
@@ -187,7 +187,7 @@ fn core(
             (&limits, &Drain::default()),
         );
         hops::connect(inbox, hops, remotes.to_vec(), Rc::new(Nobody));
-        let bench = Bench::new(workers, Arc::clone(&between))?;
+        let bench = Bench::new(workers, Arc::clone(between))?;
         if index > 0 {
             return bench.answer().await.map(|()| None);
         }
@@ -336,9 +336,8 @@ impl Bench {
     }
 
     async fn take(&self) -> Result<Times, BenchError> {
-        let mut times = Times::default();
-        times.start = self.started().await?;
-        times.turn = self.asked("here").await?;
+        let (start, turn) = (self.started().await?, self.asked("here").await?);
+        let mut times = Times { start, turn, ..Times::default() };
         self.ask("there", Method::POST).await?;
         self.between.want(Wish::StayAwake);
         self.send(self.object("there")?, 1).await?;
