@@ -72,7 +72,7 @@ pub(crate) enum Beside {
     Redis,
 }
 
-/// Beside workerd. `most` is how many increments a second it does at most; `wait` is without a meaning as long as nobody knows.
+/// Beside workerd. `most` is how many increments a second it does at most.
 pub(crate) fn beside_workerd(most: f64) -> [ObjectTrial; 5] {
     [
         ObjectTrial::Add(1, Beside::Workerd),
