@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 
-from websockets.sync.client import connect
+from dial import dial
 
 # Its connection lives longer than a block of this program.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -24,7 +24,7 @@ class Browser:
         for line in self.process.stderr:
             if line.startswith("DevTools listening on "):
                 break
-        self.socket = connect(line.split()[-1], max_size=None, compression=None, proxy=None)
+        self.socket = dial(line.split()[-1])
         self.number = 0
         self.pages = {}
 

@@ -8,13 +8,12 @@
 """
 
 import json
-import ssl
 import sys
 import warnings
 
+from dial import dial
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.protocol import State
-from websockets.sync.client import connect
 
 # They live longer than a block of this program.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -24,24 +23,10 @@ clients = {}
 
 
 def open_(told):
-    context = None
-    if told["url"].startswith("wss:"):
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+    # How many messages are read ahead of who takes them: beyond, the client stops reading.
+    ahead = 1 if told.get("lazy") else None
     try:
-        client = connect(
-            told["url"],
-            ssl=context,
-            subprotocols=told.get("protocols"),
-            max_size=None,
-            # How many messages are read ahead of who takes them: then the client stops reading.
-            max_queue=1 if told.get("lazy") else None,
-            compression=None,
-            proxy=None,
-            open_timeout=20,
-            ping_interval=None,
-        )
+        client = dial(told["url"], subprotocols=told.get("protocols"), max_queue=ahead, ping_interval=None)
     except InvalidStatus as error:
         return {"status": error.response.status_code}
     clients[told["as"]] = client

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::node::PATIENCE;
+use crate::node::{Node, PATIENCE, binary};
 use crate::workers;
 
 /// What a program printed, and how it ended.
@@ -50,6 +50,11 @@ pub fn curl_command() -> Command {
 /// Any other program.
 pub fn call<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Outcome {
     run(Command::new(program).args(arguments))
+}
+
+/// `berth` with these words, at the admin address of a node.
+pub fn berth(node: &Node, words: &[&str]) -> Outcome {
+    run(Command::new(binary()).args(words).env("BERTH_ADMIN", format!("http://{}", node.admin())))
 }
 
 /// Runs a command to its end; one that hangs is killed, and the test fails.

@@ -11,6 +11,7 @@ pub mod bombs;
 pub mod chromium;
 pub mod clients;
 mod cpu;
+pub mod dice;
 pub mod history;
 pub mod http3;
 pub mod network;

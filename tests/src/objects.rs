@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::dice::Dice;
 use crate::history::models::{
     AppendList, Counter, CounterInput, ListInput, ListOutput, Register, RegisterInput, RegisterOutput,
 };
@@ -23,16 +24,20 @@ use crate::workers::{deploy, guests, object_guest, upload};
 /// A node with the class of the tests, whose objects answer at `/probe/NAME/SUBJECT`, and a worker that asks them.
 pub fn probe(driver: Driver, text: impl Into<String>) -> Node {
     let node = Plan::new(driver, text).start();
-    deploy_probe(&node, &json!({"cpu": "10s", "wall": "60s"}));
+    deploy_probe(&node, &json!({}));
     node
 }
 
-/// Deploys them with these limits.
-pub fn deploy_probe(node: &Node, limits: &Value) {
+/// Deploys them, with what else is said of the class.
+pub fn deploy_probe(node: &Node, more: &Value) {
     let (front, probe) = (upload(node, guests()), upload(node, &object_guest()));
+    let limits = json!({"cpu": "10s", "wall": "60s"});
+    let mut class = json!({"script": probe, "routes": ["/probe/:name", "/probe/:name/*"], "limits": limits});
+    let more = more.as_object().expect("an object").clone();
+    class.as_object_mut().expect("an object").extend(more);
     let zone = json!({"hosts": ["*"],
-        "workers": {"front": {"script": front, "routes": ["/*"], "limits": {"cpu": "10s", "wall": "60s"}}},
-        "objects": {"Probe": {"script": probe, "routes": ["/probe/:name/*"], "limits": limits}}});
+        "workers": {"front": {"script": front, "routes": ["/*"], "limits": limits}},
+        "objects": {"Probe": class}});
     deploy(node, "probes", &zone);
 }
 
@@ -77,6 +82,11 @@ impl Client {
         let request = format!(
             "POST /probe/{name}/{subject} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}"
         );
+        self.write(&request)
+    }
+
+    /// Sends a whole request to whomever it is for.
+    pub fn write(&mut self, request: &str) -> Option<()> {
         self.0.get_mut().write_all(request.as_bytes()).ok()
     }
 
@@ -122,24 +132,6 @@ impl Client {
 pub fn ask(node: &Node, name: &str, subject: &str) -> Answer {
     let mut client = Client::connect(node.listener(0)).expect("the node accepts");
     client.ask(name, subject, "").expect("the node answers")
-}
-
-/// Reproducible chance (xorshift).
-pub struct Dice(u64);
-
-impl Dice {
-    /// Of this seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// From 0 up to and without `sides`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
-    }
 }
 
 /// The seed of a story: this variable of the environment, or another one each time. The story prints it.

@@ -2,16 +2,13 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use berth_protocol::link::with_causes;
 use berth_protocol::record::PAYLOAD_MAX;
 use berth_store::ExportError;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use http_body::Frame;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +16,7 @@ use super::deployments::{apart_in, collect, place};
 use super::objects::parse_id;
 use super::query_value;
 use super::refusal::{Outcome, Refusal, json};
-use crate::http::body::{Body, BodyError, RequestBody};
+use crate::http::body::{Body, BodyError, Handed, RequestBody};
 use crate::http::message::Reply;
 use crate::objects::{self, BackupError, NotDone, NotExported, NotImported};
 use crate::workers::Workers;
@@ -104,7 +101,7 @@ pub(super) async fn export(workers: Arc<Workers>, id: String) -> Outcome {
     begins.await.map_err(|_| Refusal::internal(&"the work ended early"))??;
     let mut reply = Reply::new(StatusCode::OK, "");
     reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    reply.body = Body::stream(Coming(pieces));
+    reply.body = Body::stream(Handed(pieces));
     Ok(reply)
 }
 
@@ -138,21 +135,6 @@ impl Write for Pieces {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// And where they come out.
-struct Coming(mpsc::Receiver<Result<Bytes, BodyError>>);
-
-impl http_body::Body for Coming {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 }
 

@@ -1,21 +1,18 @@
 //! `/v1/scripts`, `/v1/zones`, `/v1/routes`, `/v1/tail`: what is deployed, and what its guests say. The door to `objects` as well.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
 
 use berth_isolate_host::compile::{Budget, CompileError};
 use berth_isolate_host::library::ScriptId;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use http_body::Frame;
 use serde::Deserialize;
 use tokio::sync::{broadcast, oneshot};
 
 use super::refusal::{Outcome, Refusal, json};
 use super::{carry, nothing, objects, query_value};
-use crate::http::body::{self, Body, BodyError, Collect, RequestBody};
+use crate::http::body::{self, Body, BodyError, Collect, Handed, RequestBody};
 use crate::http::message::Reply;
 use crate::workers::{GuestLine, UploadError, Workers};
 use crate::zones::{DeployError, Document};
@@ -266,14 +263,14 @@ fn tail(workers: &Workers, zone: Option<String>) -> Reply {
     reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     let (sender, lines) = tokio::sync::mpsc::channel(16);
     berth_runtime::spawn(follow(workers.follow(), zone, sender));
-    reply.body = Body::stream(Tail(lines));
+    reply.body = Body::stream(Handed(lines));
     reply
 }
 
 async fn follow(
     mut lines: broadcast::Receiver<Arc<GuestLine>>,
     zone: Option<String>,
-    to: tokio::sync::mpsc::Sender<Bytes>,
+    to: tokio::sync::mpsc::Sender<Result<Bytes, BodyError>>,
 ) {
     loop {
         let text = match lines.recv().await {
@@ -283,22 +280,8 @@ async fn follow(
             Err(broadcast::error::RecvError::Closed) => return,
         };
         // A follower that went away is noticed when there is something to tell.
-        if to.send(Bytes::from(text + "\n")).await.is_err() {
+        if to.send(Ok(Bytes::from(text + "\n"))).await.is_err() {
             return;
         }
-    }
-}
-
-struct Tail(tokio::sync::mpsc::Receiver<Bytes>);
-
-impl http_body::Body for Tail {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.0.poll_recv(cx).map(|line| line.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -14,6 +14,7 @@ use berth_runtime::Deadline;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
+use tokio::sync::mpsc;
 
 /// Why a body ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -349,6 +350,21 @@ impl Body {
             Body::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Body::Stream(body) => body.as_mut().poll_frame(cx),
         }
+    }
+}
+
+/// A body whose pieces somebody else hands over, one by one.
+pub(crate) struct Handed(pub(crate) mpsc::Receiver<Result<Bytes, BodyError>>);
+
+impl http_body::Body for Handed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
     }
 }
 

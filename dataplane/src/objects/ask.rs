@@ -37,7 +37,7 @@ impl CoreWorkers {
     ) -> Reply {
         match request.upgrade {
             Some(UpgradeWish::WebSocket) => self.ask_socket(zone, class, name, request).await,
-            None => self.ask_object_for(zone, class, name, request, None).await,
+            None => self.ask_object_for(zone, class, name.into(), request, None).await,
         }
     }
 
@@ -46,7 +46,7 @@ impl CoreWorkers {
         &self,
         zone: &Arc<Zone>,
         class: &Arc<Class>,
-        name: &str,
+        which: Which<'_>,
         request: Request,
         upgrade: Option<SocketId>,
     ) -> Reply {
@@ -63,7 +63,7 @@ impl CoreWorkers {
         let (client, debug) = (request.peer.client.ip(), is_asked(&request.headers));
         let asked = ObjectRequest { method: request.method, url, headers: request.headers, body, upgrade };
         let from = From { client, number: self.new_request(), chain: &Chain::outside(), debug };
-        self.deliver(zone, class, name.into(), asked, from).await
+        self.deliver(zone, class, which, asked, from).await
     }
 
     /// Answers a guest's request to an object.
@@ -103,14 +103,13 @@ impl CoreWorkers {
         if let Err(problem) = repeat::key_of(&request.headers) {
             return Reply::problem(problem);
         }
-        let (id, name) = match which {
-            Which::Id(id, name) => (Some(id), name),
-            Which::Name(name) => (self.objects.node.id(&zone.name, &class.code.name, name), Some(name)),
+        let (object, name) = match which {
+            Which::Id(id, name) => (Some(ObjectKey { scope: class.scope, id }), name),
+            Which::Name(name) => (self.objects.key(zone, class, name), Some(name)),
         };
-        let Some(id) = id else { return Reply::problem(Problem::Overload) };
+        let Some(object) = object else { return Reply::problem(Problem::Overload) };
         tell_guest(&mut request.headers, from.client, from.number);
-        tell_object(&mut request.headers, &id.to_string(), name);
-        let object = ObjectKey { scope: class.scope, id };
+        tell_object(&mut request.headers, &object.id.to_string(), name);
         self.tell_object(zone, class, (object, name), Says::Request(request), from).await
     }
 

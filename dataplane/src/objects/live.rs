@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use berth_isolate_host::object::ObjectInstance;
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership::{
-    self, Aim, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay, Turn,
+    self, Aim, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay,
 };
 use berth_protocol::{ArrivalEnvelope, Envelope};
 use tokio::sync::oneshot;
@@ -110,12 +110,7 @@ impl Home {
     fn idle_since(&self) -> Option<Instant> {
         let is_idle = match &self.stay {
             Stay::Idle { .. } => true,
-            Stay::Running(resident) => {
-                resident.turn == Turn::Between
-                    && resident.unsettled == 0
-                    && resident.waiting.is_empty()
-                    && resident.aim == Aim::Serve
-            }
+            Stay::Running(resident) => !resident.is_busy() && resident.aim == Aim::Serve,
             _ => false,
         };
         (is_idle && self.instance.is_some()).then_some(self.since)
@@ -125,9 +120,7 @@ impl Home {
 fn is_busy<M>(stay: &Stay<M>) -> bool {
     match stay {
         Stay::Empty | Stay::Idle { .. } => false,
-        Stay::Running(resident) => {
-            resident.turn == Turn::Now || resident.unsettled > 0 || !resident.waiting.is_empty()
-        }
+        Stay::Running(resident) => resident.is_busy(),
         Stay::Starting { .. } | Stay::Undoing { .. } | Stay::Expecting { .. } | Stay::Abdicating { .. } => {
             true
         }

@@ -67,6 +67,24 @@ struct Beside {
     is_closing: bool,
 }
 
+impl Socket {
+    /// Whether something may be sent on it.
+    fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Accepted | Stage::Open) && !self.seen.is_closing
+    }
+}
+
+impl Beside {
+    /// Does what a turn did to it.
+    fn take(&mut self, command: &SocketCommand) {
+        match command {
+            SocketCommand::SetAttachment { attachment, .. } => self.attachment = attachment.clone(),
+            SocketCommand::Close { .. } => self.is_closing = true,
+            SocketCommand::Send { .. } | SocketCommand::Broadcast { .. } => {}
+        }
+    }
+}
+
 impl Sockets {
     /// None. Their numbers begin anywhere: an object may have stored one before the node was started again.
     pub(super) fn new(first: u64) -> Self {
@@ -154,20 +172,12 @@ impl Sockets {
         if commands.is_empty() {
             return;
         }
+        let mut objects = self.lock();
+        let Some(of) = objects.get_mut(object) else { return };
         for command in commands {
-            self.change(object, command, |socket| &mut socket.seen);
-        }
-    }
-
-    fn change(&self, object: &ObjectKey, command: &SocketCommand, of: impl Fn(&mut Socket) -> &mut Beside) {
-        match command {
-            SocketCommand::SetAttachment { socket, attachment } => {
-                self.with(object, *socket, |found| of(found).attachment = attachment.clone());
+            if let Some(found) = command.socket().and_then(|socket| of.sockets.get_mut(&socket)) {
+                found.seen.take(command);
             }
-            SocketCommand::Close { socket, .. } => {
-                self.with(object, *socket, |found| of(found).is_closing = true);
-            }
-            SocketCommand::Send { .. } | SocketCommand::Broadcast { .. } => {}
         }
     }
 
@@ -192,8 +202,12 @@ impl Sockets {
     }
 
     fn obey(&self, object: &ObjectKey, command: SocketCommand) -> u64 {
-        self.change(object, &command, |socket| &mut socket.seen);
-        self.change(object, &command, |socket| &mut socket.kept);
+        if let Some(socket) = command.socket() {
+            self.with(object, socket, |found| {
+                found.seen.take(&command);
+                found.kept.take(&command);
+            });
+        }
         match command {
             SocketCommand::Send { socket, data } => self.put(object, socket, Out::Message(message(data))),
             SocketCommand::Close { socket, code, reason } => {
@@ -223,10 +237,7 @@ impl Sockets {
 
     /// Whether something may be sent on it.
     pub(super) fn is_open(&self, object: &ObjectKey, socket: SocketId) -> bool {
-        let is_open = |found: &mut Socket| {
-            matches!(found.stage, Stage::Accepted | Stage::Open) && !found.seen.is_closing
-        };
-        self.with(object, socket, is_open).unwrap_or(false)
+        self.with(object, socket, |found| found.is_open()).unwrap_or(false)
     }
 
     /// Its tags.
@@ -245,14 +256,11 @@ impl Sockets {
     pub(super) fn tagged(&self, object: &ObjectKey, tag: Option<&str>) -> Vec<SocketId> {
         let objects = self.lock();
         let Some(of) = objects.get(object) else { return Vec::new() };
-        let is_there = |socket: &Socket| {
-            matches!(socket.stage, Stage::Accepted | Stage::Open) && !socket.seen.is_closing
-        };
         match tag {
-            None => of.sockets.iter().filter(|(_, socket)| is_there(socket)).map(|(id, _)| *id).collect(),
+            None => of.sockets.iter().filter(|(_, socket)| socket.is_open()).map(|(id, _)| *id).collect(),
             Some(tag) => {
                 let ids = of.tags.get(tag).into_iter().flatten();
-                ids.filter(|id| of.sockets.get(id).is_some_and(is_there)).copied().collect()
+                ids.filter(|id| of.sockets.get(id).is_some_and(Socket::is_open)).copied().collect()
             }
         }
     }

@@ -22,7 +22,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 
-use super::ask::From;
+use super::ask::{From, Which};
 use super::letter::Says;
 use super::line::{Line, Out, TOO_SLOW};
 use super::sockets::{FAILED, FAILED_REASON};
@@ -118,7 +118,8 @@ impl CoreWorkers {
         };
         // A GET, as which HTTP/1.1 asks it: what HTTP/2 and 3 do instead is the connection's matter.
         let request = Request { method: Method::GET, ..request };
-        let answer = self.ask_object_for(zone, class, name, request, Some(socket)).await;
+        let which = Which::Id(object.id, Some(name));
+        let answer = self.ask_object_for(zone, class, which, request, Some(socket)).await;
         if answer.status != StatusCode::SWITCHING_PROTOCOLS {
             return answer;
         }

@@ -93,24 +93,24 @@ impl CoreObjects {
         };
         letter.trace.begin(message.hops, epoch);
         resident.tally.count(message.hops);
-        let place = Rc::new(resident.releases.enter());
+        let rank = Rc::new(resident.releases.enter());
         let running = Running::new();
         self.set_running(&object, Some(Rc::clone(&running)));
         berth_runtime::spawn(async move {
             let trapped = Event::TurnEnded { epoch, end: TurnEnd::Trapped };
             let mut guard = OnPanic(Some((Rc::clone(&workers), object, trapped)));
-            match run(&workers, instance, &resident, &letter, (&running, &place)).await {
+            match run(&workers, instance, &resident, &letter, (&running, &rank)).await {
                 Some(ended) => {
                     letter.trace.end();
                     workers.objects.set_running(&object, None);
-                    end(&workers, (object, epoch), &resident, &letter, ended, &place).await;
+                    end(&workers, (object, epoch), &resident, &letter, ended, &rank).await;
                 }
                 None => {
                     workers.objects.node.sockets.take_back(&object);
                     workers.objects.reply(&letter, letter.says.failed(Problem::Overload));
                 }
             }
-            place.over(|done| workers.objects.release(&object, done));
+            rank.over(|done| workers.objects.release(&object, done));
             guard.0 = None;
         });
         None
@@ -124,15 +124,15 @@ async fn run(
     instance: ObjectInstance,
     resident: &Resident,
     letter: &Letter,
-    (running, place): (&Running, &Rc<Rank>),
+    (running, rank): (&Running, &Rc<Rank>),
 ) -> Option<Ended> {
     let numbers = &workers.objects.numbers;
     let message = letter.says.message()?;
     match repeat::look(numbers, resident, letter).await {
         Whether::First(first) => {
             let begin = || {
-                let place = Some(Rc::clone(place));
-                let outside = Outside::new(workers, &resident.zone, &resident.class, letter, place);
+                let rank = Some(Rc::clone(rank));
+                let outside = Outside::new(workers, &resident.zone, &resident.class, letter, rank);
                 resident.logs.now(&outside.way.context);
                 numbers.object_turns.add(1);
                 instance.begin(message, outside)
@@ -173,7 +173,7 @@ async fn end(
     resident: &Resident,
     letter: &Letter,
     ended: Ended,
-    place: &Rank,
+    rank: &Rank,
 ) {
     let objects = &workers.objects;
     let sockets = &objects.node.sockets;
@@ -206,7 +206,7 @@ async fn end(
         Ok(()) => {
             let opened = accepted.map(|(socket, _)| Done::Accepted(socket));
             let done = opened.into_iter().chain(outcome.sends.into_iter().map(Done::Command)).collect();
-            place.done(done, |done| objects.release(&object, done));
+            rank.done(done, |done| objects.release(&object, done));
             if of_socket.is_none() {
                 objects.reply(letter, reply(letter, outcome.answer));
             }
@@ -322,8 +322,8 @@ fn context_of(workers: &CoreWorkers, zone: &Arc<Zone>, class: &Class, letter: &L
 pub(super) struct Outside {
     way: Way,
     object: ObjectKey,
-    /// Its place among those that send. A start has none: it is alone.
-    place: Option<Rc<Rank>>,
+    /// Its rank among those that send. A start has none: it is alone.
+    rank: Option<Rc<Rank>>,
 }
 
 impl Outside {
@@ -332,10 +332,10 @@ impl Outside {
         zone: &Arc<Zone>,
         class: &Arc<Class>,
         letter: &Letter,
-        place: Option<Rc<Rank>>,
+        rank: Option<Rc<Rank>>,
     ) -> Rc<Self> {
         let context = context_of(workers, zone, class, letter);
-        Rc::new(Self { way: Way { core: Rc::clone(workers), context }, object: letter.object, place })
+        Rc::new(Self { way: Way { core: Rc::clone(workers), context }, object: letter.object, rank })
     }
 }
 
@@ -349,8 +349,8 @@ impl object::Outside for Outside {
     fn release(&self, sends: Vec<SocketCommand>) {
         let done = sends.into_iter().map(Done::Command).collect();
         let let_out = |done| self.way.core.objects.release(&self.object, done);
-        match &self.place {
-            Some(place) => place.done(done, let_out),
+        match &self.rank {
+            Some(rank) => rank.done(done, let_out),
             None => let_out(done),
         }
     }

@@ -108,6 +108,14 @@ pub struct Resident<M> {
     pub aim: Aim,
 }
 
+impl<M> Resident<M> {
+    /// Whether it has a turn, messages that wait for one, or writes that are not durable yet.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.turn == Turn::Now || self.unsettled > 0 || !self.waiting.is_empty()
+    }
+}
+
 /// Whether an object worker is in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turn {

@@ -4,18 +4,7 @@
 use super::checks::*;
 use super::models::*;
 use super::*;
-
-/// Reproducible chance (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
-    }
-}
+use crate::dice::Dice;
 
 /// An object that is really there.
 trait Live: Model {
@@ -100,7 +89,7 @@ struct Run<M: Live> {
 impl<M: Live> Run<M> {
     fn new(seed: u64, clients: usize, crash_of: u64) -> Self {
         Self {
-            dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            dice: Dice::new(seed),
             now: 0,
             data: M::Data::default(),
             history: Vec::new(),
@@ -244,7 +233,7 @@ fn any_order<M: Live>(history: &[Operation<M>], data: &M::Data, left: &[usize]) 
 fn agrees<M: Live>(what: &str, ask: fn(&mut Dice) -> M::Input) {
     let (mut right, mut wrong) = (0, 0);
     for seed in 1..=6000_u64 {
-        let mut dice = Dice(seed.wrapping_mul(0xD134_2543_DE82_EF95) | 1);
+        let mut dice = Dice::new(seed.wrapping_mul(0xD134_2543_DE82_EF95));
         let mut data = M::Data::default();
         let mut history: Vec<Operation<M>> = Vec::new();
         for _ in 0..2 + dice.roll(5) {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use berth_tests::clients::{Outcome, curl, python, run};
+use berth_tests::clients::{berth, curl, python, run};
 use berth_tests::node::{Driver, Node, Plan, binary, route};
 use berth_tests::on_both_drivers;
 use berth_tests::workers::{deploy, guests, upload, zone};
@@ -15,10 +15,6 @@ on_both_drivers!(["curl"]; explain_request_says_what_happens, explain_request_fo
 on_both_drivers!([]; explain_request_tells_what_is_wrong_with_a_question);
 on_both_drivers!(["websockets"]; deploy_tells_in_json_and_shows_its_progress_on_a_terminal);
 on_both_drivers!([]; commands_that_read_explain_themselves);
-
-fn berth(node: &Node, arguments: &[&str]) -> Outcome {
-    run(Command::new(binary()).args(arguments).env("BERTH_ADMIN", format!("http://{}", node.admin())))
-}
 
 fn explain(node: &Node, url: &str) -> Value {
     let said = berth(node, &["explain", "request", "GET", url, "--json"]).ok();

@@ -1,7 +1,6 @@
 //! Objects, seen from outside: one owner whichever core a request reaches, and nothing lost that was acknowledged.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
@@ -9,8 +8,9 @@ use std::time::Instant;
 use berth_tests::clients::{curl, run};
 use berth_tests::history::models::{Counter, CounterInput};
 use berth_tests::history::{Operation, Outcome, checks, linearizable};
-use berth_tests::node::{Driver, Node, PATIENCE, Plan, binary, wait_until};
-use berth_tests::workers::{deploy, example, guests, object_guest, upload};
+use berth_tests::node::{Driver, Node, Plan, binary, wait_until};
+use berth_tests::objects::{Client, deploy_probe, probe};
+use berth_tests::workers::{deploy, example, guests, upload};
 use berth_tests::{on_both_drivers, once};
 use serde_json::json;
 
@@ -54,37 +54,11 @@ pub(crate) fn ask(node: &Node, method: &str, name: &str) -> String {
     curl(&["--request", method, "--header", HOST, &node.http(&format!("/counter/{name}"))]).ok()
 }
 
-/// One client with a connection of its own.
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn connect(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        Some(Self(BufReader::new(stream)))
-    }
-
-    /// The status and the number that the counter answers with; nothing, if the connection ended.
-    fn ask(&mut self, method: &str, name: &str) -> Option<(u16, Option<u64>)> {
-        let head = format!("{method} /counter/{name} HTTP/1.1\r\n{HOST}\r\ncontent-length: 0\r\n\r\n");
-        self.0.get_mut().write_all(head.as_bytes()).ok()?;
-        let (mut line, mut status, mut length) = (String::new(), 0, 0);
-        while line != "\r\n" {
-            line.clear();
-            if self.0.read_line(&mut line).ok()? == 0 {
-                return None;
-            }
-            if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
-                status = rest.get(..3)?.parse().ok()?;
-            }
-            if let Some(rest) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = rest.trim().parse().ok()?;
-            }
-        }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).ok()?;
-        Some((status, String::from_utf8(body).ok()?.trim().parse().ok()))
-    }
+/// The status and the number that the counter answers with; nothing, if the connection ended.
+fn ask_counter(client: &mut Client, method: &str, name: &str) -> Option<(u16, Option<u64>)> {
+    client.write(&format!("{method} /counter/{name} HTTP/1.1\r\n{HOST}\r\ncontent-length: 0\r\n\r\n"))?;
+    let (status, body) = client.receive()?;
+    Some((status, body.trim().parse().ok()))
 }
 
 /// Increments one counter until the connection ends or `stop`, and tells what came of each. Nothing is tried again.
@@ -99,7 +73,7 @@ pub(crate) fn increment(
     let Some(mut client) = Client::connect(address) else { return told };
     while !stop.load(Relaxed) {
         let invoked_at = now();
-        let answer = client.ask("POST", name);
+        let answer = ask_counter(&mut client, "POST", name);
         let is_over = answer.is_none();
         let outcome = match answer {
             Some((200, Some(output))) => Outcome::Ok { output, at: now() },
@@ -256,24 +230,8 @@ fn a_worker_asks_an_object_of_its_zone(driver: Driver) {
     node.finish();
 }
 
-/// The class of the tests, and a worker that asks its objects.
-pub(crate) fn probe(driver: Driver) -> Node {
-    let node = Plan::new(driver, common()).start();
-    deploy_probe(&node, 1);
-    node
-}
-
-/// The same with data of this version.
-pub(crate) fn deploy_probe(node: &Node, version: u32) {
-    let (front, probe) = (upload(node, guests()), upload(node, &object_guest()));
-    let limits = json!({"cpu": "10s", "wall": "60s"});
-    let zone = json!({"hosts": ["*"], "workers": {"front": {"script": front, "routes": ["/*"], "limits": limits}},
-        "objects": {"Probe": {"script": probe, "routes": ["/probe/:name"], "limits": limits, "version": version}}});
-    deploy(node, "probes", &zone);
-}
-
 fn an_object_sees_how_many_wait_for_it(driver: Driver) {
-    let node = probe(driver);
+    let node = probe(driver, common());
     assert_eq!(ask_probe(&node, "ada", "queue"), "0");
     std::thread::scope(|scope| {
         // One turn at a time: while one waits for the others to come, they wait for it, and the first sees the rest.
@@ -289,13 +247,13 @@ fn an_object_sees_how_many_wait_for_it(driver: Driver) {
 }
 
 fn a_new_version_of_a_class_takes_over_between_two_turns(driver: Driver) {
-    let node = probe(driver);
+    let node = probe(driver, common());
     assert_eq!(ask_probe(&node, "ada", "increment/counter"), "1");
     let turns = || ask_probe(&node, "ada", "turns").parse::<u32>().unwrap();
     let before = turns();
-    deploy_probe(&node, 1);
+    deploy_probe(&node, &json!({"version": 1}));
     assert!(turns() > before, "what stays as it is goes on in the same instance");
-    deploy_probe(&node, 2);
+    deploy_probe(&node, &json!({"version": 2}));
     assert_eq!(ask_probe(&node, "ada", "get/upgraded-from"), "1", "the next turn is the new version's");
     assert!(turns() <= before, "in a fresh instance");
     assert_eq!(node.number("objects_started"), 2);
@@ -313,7 +271,7 @@ fn now_ms() -> u128 {
 }
 
 fn an_alarm_rings_also_after_a_kill(driver: Driver) {
-    let node = probe(driver);
+    let node = probe(driver, common());
     assert_eq!(ask_probe(&node, "ada", &format!("alarm/soon/{}", now_ms() + 300)), "set");
     wait_until("it rings", || node.number("object_alarms") == 1);
     let said = ask_probe(&node, "ada", "get/rang");
@@ -329,7 +287,7 @@ fn an_alarm_rings_also_after_a_kill(driver: Driver) {
 }
 
 fn an_alarm_that_fails_is_tried_again_and_told_how_often(driver: Driver) {
-    let node = probe(driver);
+    let node = probe(driver, common());
     let due = now_ms();
     assert_eq!(ask_probe(&node, "ada", &format!("alarm/sync-trap/{due}")), "set");
     // Its turn stores the number of the attempt, makes that durable, and traps.
@@ -343,7 +301,7 @@ fn an_alarm_that_fails_is_tried_again_and_told_how_often(driver: Driver) {
 }
 
 fn what_an_object_logs_belongs_to_the_request_that_it_handles(driver: Driver) {
-    let node = probe(driver);
+    let node = probe(driver, common());
     for _ in 0..2 {
         ask_probe(&node, "ada", "print/10");
     }
@@ -354,7 +312,7 @@ fn what_an_object_logs_belongs_to_the_request_that_it_handles(driver: Driver) {
 }
 
 fn objects_that_ask_one_another_end_all_the_same(driver: Driver) {
-    let node = probe(driver);
+    let node = probe(driver, common());
     let host = |name: &str| format!("{name}.probe.object.internal");
     let said = ask_probe(&node, "ada", &format!("call/{}/status/204", host("bob")));
     assert_eq!(said, "", "one asks the other");

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
-use berth_tests::clients::{Outcome as Told, run};
+use berth_tests::clients::{self, Outcome as Told, run};
 use berth_tests::history::models::{Counter, CounterInput};
 use berth_tests::history::{Operation, Outcome, checks, linearizable};
 use berth_tests::node::{Driver, Folder, Node, Plan, binary, wait_until};
-
+use berth_tests::objects::{deploy_probe, probe};
 use berth_tests::workers::{deploy, object_guest, upload};
 use berth_tests::{is_root_or_skip, on_both_drivers, once};
 use serde_json::{Value, json};
 
 use crate::common;
-use crate::objects::{CLIENTS, ask, ask_probe, deploy_counter, deploy_probe, increment, node, probe};
+use crate::objects::{CLIENTS, ask, ask_probe, deploy_counter, increment, node};
 
 on_both_drivers!(["curl"]; an_object_leaves_under_load_and_is_the_same_on_another_node,
     an_object_that_lives_is_replaced_and_nobody_is_refused_or_told_of_the_old_one_afterwards,
@@ -26,8 +26,7 @@ once!(["curl", "unshare"]; a_snapshot_finds_no_room_and_the_node_goes_on);
 
 /// `berth objects` of a node.
 fn berth(node: &Node, words: &[&str]) -> Told {
-    let admin = format!("http://{}", node.admin());
-    run(Command::new(binary()).arg("objects").args(words).args(["--admin", &admin]))
+    clients::berth(node, &[&["objects"], words].concat())
 }
 
 /// What the command says as JSON.
@@ -127,7 +126,7 @@ fn an_object_leaves_under_load_and_is_the_same_on_another_node(driver: Driver) {
     one.finish();
     two.finish();
 
-    let (one, two) = (probe(driver), probe(driver));
+    let (one, two) = (probe(driver, common()), probe(driver, common()));
     let due = "99999999999999";
     for subject in ["fill/key-/40/1000", "put/name/value", &format!("alarm/later/{due}")] {
         ask_probe(&one, "bob", subject);
@@ -166,7 +165,7 @@ fn counted(node: &Node) -> u64 {
 }
 
 fn an_object_that_lives_is_replaced_and_nobody_is_refused_or_told_of_the_old_one_afterwards(driver: Driver) {
-    let (one, two, folder) = (probe(driver), probe(driver), Folder::new());
+    let (one, two, folder) = (probe(driver, common()), probe(driver, common()), Folder::new());
     let file = folder.path().join("ada.object");
     ask_probe(&one, "ada", &format!("increment/counter/{HIGH}"));
     berth(&one, &["export", &id(&one, "ada"), "-o", text(&file)]).ok();
@@ -207,7 +206,7 @@ fn an_object_that_lives_is_replaced_and_nobody_is_refused_or_told_of_the_old_one
 }
 
 fn an_object_that_holds_its_turn_is_not_replaced() {
-    let (node, folder) = (probe(Driver::Auto), Folder::new());
+    let (node, folder) = (probe(Driver::Auto, common()), Folder::new());
     let file = folder.path().join("ada.object");
     ask_probe(&node, "ada", "increment/counter");
     berth(&node, &["export", &id(&node, "ada"), "-o", text(&file)]).ok();
@@ -270,7 +269,7 @@ fn an_import_says_why_it_is_refused_and_changes_nothing() {
 
     let two = Plan::new(Driver::Auto, common()).start();
     refused(&two, &["import", text(&file)], "has no class Counter");
-    deploy_probe(&two, 1);
+    deploy_probe(&two, &json!({}));
     refused(&two, &["import", text(&file)], "has no class Counter");
     deploy_counter(&two);
     assert_eq!(told(&two, &["import", text(&file)])["keys"], 1);
@@ -278,7 +277,7 @@ fn an_import_says_why_it_is_refused_and_changes_nothing() {
     two.finish();
     one.finish();
 
-    let (one, two) = (probe(Driver::Auto), Plan::new(Driver::Auto, common()).start());
+    let (one, two) = (probe(Driver::Auto, common()), Plan::new(Driver::Auto, common()).start());
     ask_probe(&one, "bob", "fill/key-/10/1000");
     berth(&one, &["export", &id(&one, "bob"), "-o", text(&file)]).ok();
     let class = upload(&two, &object_guest());
@@ -372,7 +371,7 @@ fn a_snapshot_finds_no_room_and_the_node_goes_on() {
     let script = format!("mount -t tmpfs -o size=64k none '{}' && exec \"$@\"", small.display());
     let plan = Plan::new(Driver::Auto, common());
     let one = plan.through(&["unshare", "--mount", "sh", "-c", &script, "sh"]).start();
-    deploy_probe(&one, 1);
+    deploy_probe(&one, &json!({}));
     ask_probe(&one, "bob", "fill/key-/100/2000");
     refused(&one, &["snapshot", text(&small)], "No space left");
     assert_eq!(ask_probe(&one, "bob", "increment/counter"), "1");

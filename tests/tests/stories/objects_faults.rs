@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use berth_tests::dice::Dice;
 use berth_tests::node::{Driver, Node, at_full_scale, wait_until};
-use berth_tests::objects::{Client, Dice, Histories, Load, ask, move_to, probe, seed, shown};
+use berth_tests::objects::{Client, Histories, Load, ask, move_to, probe, seed, shown};
 use berth_tests::on_both_drivers;
 
 use crate::common;

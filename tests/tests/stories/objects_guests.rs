@@ -31,7 +31,7 @@ fn bring_together(node: &Node, names: &[&str]) {
 
 fn a_guest_that_takes_too_much_ends_and_its_object_serves_again(driver: Driver) {
     let node = Plan::new(driver, common()).start();
-    deploy_probe(&node, &json!({"cpu": "200ms", "wall": "10s", "memory": "32MiB"}));
+    deploy_probe(&node, &json!({"limits": {"cpu": "200ms", "wall": "10s", "memory": "32MiB"}}));
     bring_together(&node, &["ada", "bob"]);
     for (subject, status, number) in [
         ("spin", 504, "limit_worker_cpu"),

@@ -3,13 +3,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 
-use berth_tests::clients::{Outcome, connect, curl, read_until, run};
-use berth_tests::node::{Driver, Node, Plan, binary, wait_until};
+use berth_tests::clients::{berth, connect, curl, read_until};
+use berth_tests::node::{Driver, Node, Plan, wait_until};
+use berth_tests::objects::deploy_probe;
 use berth_tests::on_both_drivers;
 use berth_tests::sockets::Sockets;
-use berth_tests::workers::{deploy, object_guest, upload};
 use serde_json::json;
 
 use crate::common;
@@ -21,15 +20,8 @@ on_both_drivers!(["websockets"]; a_failed_turn_closes_its_socket_and_no_other, a
 
 fn node(driver: Driver, limits: &str) -> Node {
     let node = Plan::new(driver, format!("{}{limits}", common())).start();
-    deploy_probe(&node, 1);
+    deploy_probe(&node, &json!({}));
     node
-}
-
-fn deploy_probe(node: &Node, version: u32) {
-    let probe = upload(node, &object_guest());
-    let limits = json!({"cpu": "10s", "wall": "60s"});
-    let class = json!({"script": probe, "routes": ["/probe/:name/*"], "limits": limits, "version": version});
-    deploy(node, "probes", &json!({"hosts": ["*"], "objects": {"Probe": class}}));
 }
 
 fn url(node: &Node, path: &str) -> String {
@@ -44,10 +36,6 @@ fn ask(node: &Node, path: &str) -> String {
 fn number(sockets: &mut Sockets, name: &str) -> String {
     let said = sockets.recv(name);
     said.strip_prefix("welcome ").unwrap_or_else(|| panic!("{said}")).to_owned()
-}
-
-fn berth(node: &Node, args: &[&str]) -> Outcome {
-    run(Command::new(binary()).args(args).args(["--admin", &format!("http://{}", node.admin())]))
 }
 
 fn move_to(node: &Node, id: &str, core: usize) {
@@ -108,7 +96,7 @@ fn a_socket_outlasts_instances_moves_and_versions(driver: Driver) {
         move_to(&node, &id, core);
         check(&format!("core-{core}"));
     }
-    deploy_probe(&node, 2);
+    deploy_probe(&node, &json!({"version": 2}));
     check("deployed");
     assert_eq!(ask(&node, "room/get/upgraded-from"), "1", "by a fresh instance of the new version");
     assert_eq!(ask(&node, &format!("room/attach/{ada}/x")), "kept then x");
