@@ -9,9 +9,10 @@
 //! come back then.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use berth_mailbox::{Class, CoreId, Doorbell, Endpoint, Full, Outbox, Sleep};
 use berth_protocol::{
@@ -19,6 +20,7 @@ use berth_protocol::{
 };
 use berth_runtime::Remote;
 use bytes::Bytes;
+use foldhash::HashMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use tokio::sync::oneshot;
 
@@ -29,6 +31,9 @@ use crate::stats::CoreNumbers;
 
 /// Messages taken in one turn: at about 10 µs of work each, a turn stays near a millisecond.
 const BUDGET: usize = 128;
+/// How long a core that asked another looks for the answer before it sleeps: that of an awake core comes within some ten
+/// microseconds, and to be woken for it takes the kernel of a virtual machine fifty.
+const LOOK_FOR: Duration = Duration::from_micros(30);
 
 /// Why a question was not answered by another core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +56,8 @@ pub struct Hops {
     next_ticket: Cell<u64>,
     /// Replies for which the control lane had no room; sent, in order, when it has.
     waiting: RefCell<VecDeque<(CoreId, Envelope)>>,
+    /// When another core was last asked something whose answer has not come.
+    asked_at: Cell<Option<Instant>>,
     /// Who takes the datagrams of each listener.
     catchers: RefCell<HashMap<u16, Catcher>>,
     /// Who takes what comes for objects.
@@ -108,6 +115,7 @@ pub fn split(
         asked: RefCell::default(),
         next_ticket: Cell::new(0),
         waiting: RefCell::default(),
+        asked_at: Cell::default(),
         catchers: RefCell::default(),
         post: RefCell::default(),
         numbers,
@@ -130,12 +138,15 @@ impl<S: Service> berth_runtime::Inbox for Mail<S> {
         let (hops, service) = (&self.hops, &self.service);
         let taken = self.inbox.drain(BUDGET, |from, _class, envelope| match envelope {
             Envelope::Request(question) => answer(hops, service, from, *question),
-            Envelope::Reply(reply) => hops.resolve(reply.ticket, Answer::There(*reply)),
+            Envelope::Reply(reply) => {
+                hops.asked_at.set(None);
+                hops.resolve(reply.ticket, Answer::There(*reply));
+            }
             Envelope::Datagram(datagram) => hops.catch(*datagram),
             Envelope::Letter(_) | Envelope::Arrival(_) => hops.take_post(envelope),
         });
         self.hops.send_waiting();
-        taken == BUDGET
+        taken == BUDGET || self.hops.expects_soon()
     }
 
     fn flush(&mut self) {
@@ -167,11 +178,25 @@ impl Hops {
                 return Err(HopFailed::Full);
             }
         }
-        self.numbers.hops_out.add(1);
+        self.has_asked();
         self.asked.borrow_mut().insert(ticket, sender);
         let answer = receiver.await.map_err(|_| HopFailed::Garbled)?;
         drop(question);
         answer.open()
+    }
+
+    fn has_asked(&self) {
+        self.numbers.hops_out.add(1);
+        self.asked_at.set(Some(Instant::now()));
+    }
+
+    /// Whether an answer of another core may be there in a moment.
+    fn expects_soon(&self) -> bool {
+        let expects = self.asked_at.get().is_some_and(|at| at.elapsed() < LOOK_FOR);
+        if !expects {
+            self.asked_at.set(None);
+        }
+        expects
     }
 
     /// Hands a datagram to the core that it belongs to; it comes back when the lane is full, or there is no such core.
@@ -220,7 +245,7 @@ impl Hops {
                 Err(letter)
             }
             _ => {
-                self.numbers.hops_out.add(1);
+                self.has_asked();
                 Ok(())
             }
         }

@@ -5,8 +5,8 @@
 //! may pin its own threads and a helper thread elsewhere would be free work.
 //!
 //! Figures are per CPU second of the server, so the denominator is exact: the scheduler's books in nanoseconds
-//! ([`crate::sys::process_cpu_time`]) plus the kernel thread `ksoftirqd` of the server's CPU, which takes over
-//! network work when there is much of it. How busy the CPU as a whole was comes from its idle time in
+//! ([`crate::sys::process_cpu_time`]) plus the kernel's own threads of the server's CPU: `ksoftirqd`, which takes over
+//! network work when there is much of it, and `kworker`, which talks to the disk. How busy the CPU as a whole was comes from its idle time in
 //! `/proc/stat`, which the kernel keeps exactly (the other columns there are samples).
 //!
 //! What it leaves to others: what to run (`suites`), and what the numbers mean together (`figure`).
@@ -64,10 +64,10 @@ pub(crate) enum Standing {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Usage {
     pub(crate) wall_s: f64,
-    /// CPU time of the server's tree and of `ksoftirqd` on its CPU.
+    /// CPU time of the server's tree and of the kernel's threads that are bound to its CPU.
     pub(crate) server_cpu_s: f64,
-    /// The part of `server_cpu_s` that `ksoftirqd` used.
-    pub(crate) server_ksoftirqd_s: f64,
+    /// The part of `server_cpu_s` that the kernel's threads used.
+    pub(crate) server_kernel_s: f64,
     /// CPU time of the load generator.
     pub(crate) client_cpu_s: f64,
     /// Shares of the wall time, of the CPU as a whole.
@@ -255,7 +255,7 @@ struct Reading {
     at: Instant,
     pids: BTreeSet<Pid>,
     tree_cpu: Duration,
-    ksoftirqd_cpu: Duration,
+    kernel_cpu: Duration,
     reaped_cpu: Duration,
     server: CpuClock,
     client: CpuClock,
@@ -264,7 +264,7 @@ struct Reading {
 impl Reading {
     fn take(tree: Tree, cpus: Cpus) -> Result<Self, CpuError> {
         let pids = tree.pids()?;
-        let ksoftirqd_cpu = ksoftirqd_cpu_time(cpus.server)?;
+        let kernel_cpu = kernel_threads_time(cpus.server)?;
         let [server, client] = clocks(cpus)?;
         let mut tree_cpu = Duration::ZERO;
         for &pid in &pids {
@@ -274,7 +274,7 @@ impl Reading {
             at: Instant::now(),
             pids,
             tree_cpu,
-            ksoftirqd_cpu,
+            kernel_cpu,
             reaped_cpu: sys::reaped_cpu_time(),
             server,
             client,
@@ -315,14 +315,14 @@ fn usage_between(begin: &Reading, end: &Reading) -> Usage {
     let wall_s = (end.at - begin.at).as_secs_f64();
     let seconds = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64();
     let share = |from: Duration, to: Duration| (seconds(from, to) / wall_s).min(1.0);
-    let server_ksoftirqd_s = seconds(begin.ksoftirqd_cpu, end.ksoftirqd_cpu);
-    let server_cpu_s = seconds(begin.tree_cpu, end.tree_cpu) + server_ksoftirqd_s;
+    let server_kernel_s = seconds(begin.kernel_cpu, end.kernel_cpu);
+    let server_cpu_s = seconds(begin.tree_cpu, end.tree_cpu) + server_kernel_s;
     let server_busy = 1.0 - share(begin.server.idle, end.server.idle);
     let server_stolen = share(begin.server.stolen, end.server.stolen);
     Usage {
         wall_s,
         server_cpu_s,
-        server_ksoftirqd_s,
+        server_kernel_s,
         client_cpu_s: seconds(begin.reaped_cpu, end.reaped_cpu),
         server_busy,
         client_busy: 1.0 - share(begin.client.idle, end.client.idle),
@@ -333,14 +333,13 @@ fn usage_between(begin: &Reading, end: &Reading) -> Usage {
 }
 
 /// Kernels in containers may hide their threads; then their time shows up as foreign, and the run says so.
-fn ksoftirqd_cpu_time(cpu: usize) -> Result<Duration, CpuError> {
-    let name = format!("ksoftirqd/{cpu}");
-    for pid in numbers_in("/proc")? {
-        if fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name) {
-            return Ok(sys::process_cpu_time(pid).unwrap_or_default());
-        }
-    }
-    Ok(Duration::ZERO)
+fn kernel_threads_time(cpu: usize) -> Result<Duration, CpuError> {
+    let (softirqs, workers) = (format!("ksoftirqd/{cpu}"), format!("kworker/{cpu}:"));
+    let is_of_cpu = |comm: String| comm.trim_end() == softirqs || comm.starts_with(&workers);
+    let threads = numbers_in("/proc")?
+        .into_iter()
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(is_of_cpu));
+    Ok(threads.map(|pid| sys::process_cpu_time(pid).unwrap_or_default()).sum())
 }
 
 /// The parent's id in a `/proc/PID/stat`. The name before it is in parentheses and may contain anything, a
@@ -431,7 +430,7 @@ mod tests {
         Usage {
             wall_s: 1.0,
             server_cpu_s: server_busy,
-            server_ksoftirqd_s: 0.0,
+            server_kernel_s: 0.0,
             client_cpu_s: client_busy,
             server_busy,
             client_busy,
@@ -476,7 +475,7 @@ mod tests {
             at,
             pids: BTreeSet::new(),
             tree_cpu: Duration::from_millis(cpu_ms),
-            ksoftirqd_cpu: Duration::from_millis(10),
+            kernel_cpu: Duration::from_millis(10),
             reaped_cpu: Duration::ZERO,
             server: CpuClock { idle: Duration::from_millis(idle_ms), stolen: Duration::ZERO },
             client: CpuClock { idle: Duration::ZERO, stolen: Duration::ZERO },

@@ -4,7 +4,7 @@
 //! cores) and then enters the driver. The driver submits what the tasks asked for and reaps what
 //! is done; with nothing ready it is also where the core sleeps, so that submitting, waiting and
 //! reaping are one system call. A core that is never idle still enters the driver once a turn: a
-//! turn is bounded (the tasks that were ready when it began), so sockets and timers are never
+//! turn is bounded (in time, and a task that wakes itself has one poll), so sockets and timers are never
 //! starved by tasks that wake themselves.
 //!
 //! No wake-up is lost: see [`crate::remote`] for the protocol with other threads. Completions need
@@ -48,7 +48,7 @@ impl Default for CoreOptions {
 
 /// Messages from other cores, drained once a turn. The mailbox implements this.
 pub trait Inbox {
-    /// Handles what has arrived, up to a bound of its own; true when more may be there.
+    /// Handles what has arrived, up to a bound of its own; true when more may be there, or in a moment.
     fn drain(&mut self) -> bool;
     /// Makes what was sent during this turn visible and rings the bells that need it.
     fn flush(&mut self);

@@ -1,9 +1,10 @@
 //! Tasks of one core: spawned, woken, polled and ended on its thread only.
 //!
 //! A task is `!Send`. Its waker may go anywhere: woken on its own thread it joins the core's
-//! queue, woken elsewhere it travels through [`Remote`]. A turn polls the tasks that were ready
-//! when it began, so that a task that wakes itself cannot keep the core from its sockets, and at most
-//! for [`TURN`], so that many tasks cannot either.
+//! queue, woken elsewhere it travels through [`Remote`]. A turn polls the tasks that are ready
+//! and those that they make ready, so that a message and its answer on one core are one turn; not again
+//! who wakes itself, which cannot keep the core from its sockets, and at most for [`TURN`], so that many
+//! tasks cannot either.
 //!
 //! # Fairness
 //!
@@ -303,18 +304,20 @@ impl Executor {
         task
     }
 
-    /// Polls the tasks that are ready now, not those that become ready meanwhile, within a bound. `submit` lets go what
-    /// they have given the kernel to do; it is called in between, before those who are busy go on.
+    /// Polls the tasks that are ready, and those that they make ready, within a bound; who makes itself ready again is polled
+    /// in the next turn. `submit` lets go what they have given the kernel to do; it is called in between, before those who
+    /// are busy go on.
     pub(crate) fn run_ready(&self, submit: impl Fn()) {
         let woken = self.remote.take_woken();
         self.stats.remote_wakes.add(woken.len() as u64);
         woken.into_iter().for_each(|runnable| self.queue.borrow_mut().push(runnable));
-        let ready = self.queue.borrow().len;
+        // Tasks that yielded in this turn.
+        let mut yielded = 0;
         let mut polled = 0;
-        if ready > 0 {
+        if !self.is_idle() {
             let mut now = Instant::now();
             let mut used = Duration::ZERO;
-            while polled < ready && used < TURN {
+            while used < TURN && self.queue.borrow().len > yielded {
                 let Some((runnable, payer)) = self.queue.borrow_mut().pop() else { break };
                 // With nobody to yield to, the turn's end is early enough.
                 let share = if self.queue.borrow().has_others() {
@@ -325,9 +328,12 @@ impl Executor {
                 YIELD_AT.set(Some(now + share));
                 PAYER.set(payer);
                 CROWD.set(self.queue.borrow().has_crowd());
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runnable.run())) {
-                    self.stats.task_panics.add(1);
-                    tracing::error!(panic = panic_text(&*panic), "task.panicked");
+                match catch_unwind(AssertUnwindSafe(|| runnable.run())) {
+                    Ok(woken_meanwhile) => yielded += usize::from(woken_meanwhile),
+                    Err(panic) => {
+                        self.stats.task_panics.add(1);
+                        tracing::error!(panic = panic_text(&*panic), "task.panicked");
+                    }
                 }
                 polled += 1;
                 let after = Instant::now();
@@ -546,6 +552,41 @@ mod tests {
             }
         });
         assert_eq!(*order.borrow(), [1, 2, 3, 1, 2, 3, 1, 9, 2, 3, 1, 9, 2, 3]);
+    }
+
+    #[test]
+    fn a_task_that_another_makes_ready_runs_in_the_same_turn_and_one_that_yields_in_the_next() {
+        fn chain(left: u32, done: Rc<Cell<bool>>) {
+            spawn(async move {
+                match left {
+                    0 => done.set(true),
+                    left => chain(left - 1, done),
+                }
+            });
+        }
+        let turns_until = |begin: fn(u32, Rc<Cell<bool>>)| {
+            on_a_core(async move {
+                let done = Rc::new(Cell::new(false));
+                begin(20, Rc::clone(&done));
+                let mut turns = 0;
+                while !done.get() {
+                    yield_now().await;
+                    turns += 1;
+                }
+                turns
+            })
+        };
+        // The kernel may take the thread's CPU away for longer than a turn lasts, but not twenty times.
+        assert!(turns_until(chain) < 10);
+        let yields = |left: u32, done: Rc<Cell<bool>>| {
+            spawn(async move {
+                for _ in 0..left {
+                    yield_now().await;
+                }
+                done.set(true);
+            });
+        };
+        assert!(turns_until(yields) >= 20);
     }
 
     #[test]

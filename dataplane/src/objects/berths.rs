@@ -5,13 +5,14 @@
 
 use berth_protocol::object::ObjectKey;
 use berth_protocol::ownership::{Berth, Change, Unfit};
+use foldhash::fast::RandomState;
 use papaya::{Compute, HashMap, Operation};
 
 const ABSENT: Berth = Berth::Absent { last: None };
 
 /// The table.
 #[derive(Debug, Default)]
-pub(super) struct Berths(HashMap<ObjectKey, Berth>);
+pub(super) struct Berths(HashMap<ObjectKey, Berth, RandomState>);
 
 impl Berths {
     /// Where an object lives now.

@@ -4,7 +4,6 @@
 //! object that lives has a [`Ledger`]: how much of it was written, and how much of that is durable. Waiting is for a place
 //! in that order, so that a reply that only read waits for the newest write that it could have seen.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use berth_isolate_host::object::CommitError;
 use berth_store::{Listener, Settled};
+use foldhash::HashMap;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,5 +1,6 @@
 //! A message for an object, from whoever sent it to the core that has the object, and its reply back.
 
+use std::mem::take;
 use std::net::IpAddr;
 
 use berth_isolate_host::object::{self, ObjectRequest, SocketData, SocketId};
@@ -91,11 +92,17 @@ impl Says {
         Reply::problem(if self.socket().is_some() { Problem::Internal } else { problem })
     }
 
-    /// For the guest, if it is for it.
-    pub(super) fn message(&self) -> Option<object::Message> {
+    /// For the guest, if it is for it: what may be large of a request is not in the letter any more.
+    pub(super) fn take_message(&mut self) -> Option<object::Message> {
         Some(match self {
             Self::Hold => return None,
-            Self::Request(request) => object::Message::Request(request.clone()),
+            Self::Request(request) => object::Message::Request(ObjectRequest {
+                method: request.method.clone(),
+                url: take(&mut request.url),
+                headers: take(&mut request.headers),
+                body: take(&mut request.body),
+                upgrade: request.upgrade,
+            }),
             Self::Alarm(alarm) => object::Message::Alarm {
                 id: String::from_utf8_lossy(&alarm.id).into_owned(),
                 due_ms: alarm.due_ms,

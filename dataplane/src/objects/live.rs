@@ -4,18 +4,19 @@
 //! are done in their order. What takes time (a start, a turn) is a task, whose end is an event again.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use berth_isolate_host::object::ObjectInstance;
-use berth_protocol::object::ObjectKey;
+use berth_protocol::object::{ObjectId, ObjectKey, Scope};
 use berth_protocol::ownership::{
     self, Aim, Change, Core, Effect, Event, Evict, Keeper, Limits, Refusal, Stay,
 };
 use berth_protocol::{ArrivalEnvelope, Envelope};
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 use super::letter::{self, Letter, Message, Says};
@@ -34,6 +35,9 @@ use crate::stats::CoreNumbers;
 use crate::workers::CoreWorkers;
 use crate::zones::{Class, Zone};
 
+/// Ids that a core remembers; with more it begins anew. A name that is long is not remembered.
+const IDS_MAX: usize = 4096;
+const NAME_KEPT: usize = 128;
 /// The core whose task looks after the alarms of all.
 const ALARM_CORE: u16 = 0;
 /// How often it is looked whether the last turn has ended, when the node ends.
@@ -50,6 +54,8 @@ pub(crate) struct CoreObjects {
     keeper: Keeper,
     workers: Weak<CoreWorkers>,
     homes: RefCell<HashMap<ObjectKey, Home>>,
+    /// Ids of names that were asked for lately: to make one of a name takes a hash with a key.
+    ids: RefCell<HashMap<Scope, HashMap<Box<str>, ObjectId>>>,
     /// The node ends: what is due rings at its next start.
     silent: Cell<bool>,
 }
@@ -59,7 +65,7 @@ struct Home {
     stay: Stay<Box<Letter>>,
     /// Between two turns.
     instance: Option<ObjectInstance>,
-    resident: Option<Resident>,
+    resident: Option<Arc<Resident>>,
     /// What it takes of the node's room, as long as it has an instance.
     place: Option<Place>,
     running: Option<Rc<Running>>,
@@ -139,8 +145,8 @@ impl CoreObjects {
     ) -> Self {
         // A node has at most 256 cores: connection ids have one byte for them.
         let keeper = Keeper { here: Core(index as u8), limits: Limits::default() };
-        let (search, homes, silent) = (Search::default(), RefCell::default(), Cell::new(false));
-        Self { node, hops, numbers, limits, drain, search, keeper, workers, homes, silent }
+        let (search, homes, ids, silent) = Default::default();
+        Self { node, hops, numbers, limits, drain, search, keeper, workers, homes, ids, silent }
     }
 
     /// Takes what comes from other cores, and looks after what lives here. Called once, on the core.
@@ -192,8 +198,19 @@ impl CoreObjects {
 
     /// The object of this name.
     pub(super) fn key(&self, zone: &Zone, class: &Class, name: &str) -> Option<ObjectKey> {
+        let scope = class.scope;
+        let mut ids = self.ids.borrow_mut();
+        if let Some(id) = ids.get(&scope).and_then(|ids| ids.get(name)) {
+            return Some(ObjectKey { scope, id: *id });
+        }
         let id = self.node.id(&zone.name, &class.code.name, name)?;
-        Some(ObjectKey { scope: class.scope, id })
+        if name.len() <= NAME_KEPT {
+            if ids.values().map(HashMap::len).sum::<usize>() >= IDS_MAX {
+                ids.clear();
+            }
+            ids.entry(scope).or_default().insert(name.into(), id);
+        }
+        Some(ObjectKey { scope, id })
     }
 
     /// Does what turns of an object have left for its sockets.
@@ -231,6 +248,7 @@ impl CoreObjects {
         let class = zone.class(&resident.class.code.name).cloned();
         match class {
             Some(class) if class.is_as(&resident.class) => {
+                let resident = Arc::make_mut(resident);
                 (resident.zone, resident.class) = (zone, class);
                 false
             }
@@ -470,7 +488,7 @@ impl CoreObjects {
             tracing::error!(?object, "object.depart: no instance; please report this");
             return;
         };
-        resident.why = Why::Moved(self.keeper.here);
+        Arc::make_mut(&mut resident).why = Why::Moved(self.keeper.here);
         self.numbers.object_moves.add(1);
         lock(&self.node.harbour).insert(object, Traveller { instance, resident, place });
         let waiting = waiting.into_iter().map(|message| *letter::seal(message)).collect();
@@ -512,7 +530,7 @@ impl CoreObjects {
     }
 
     /// The instance for a turn.
-    pub(super) fn board(&self, object: &ObjectKey) -> Option<(ObjectInstance, Resident)> {
+    pub(super) fn board(&self, object: &ObjectKey) -> Option<(ObjectInstance, Arc<Resident>)> {
         let mut homes = self.homes.borrow_mut();
         let home = homes.get_mut(object)?;
         Some((home.instance.take()?, home.resident.clone()?))
@@ -530,7 +548,7 @@ impl CoreObjects {
         &self,
         object: ObjectKey,
         instance: ObjectInstance,
-        (resident, place): (Resident, Place),
+        (resident, place): (Arc<Resident>, Place),
     ) {
         let mut homes = self.homes.borrow_mut();
         let Some(home) = homes.get_mut(&object) else { return };

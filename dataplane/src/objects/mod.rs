@@ -145,7 +145,7 @@ struct Opened {
 /// An object worker between two cores.
 struct Traveller {
     instance: ObjectInstance,
-    resident: live::Resident,
+    resident: Arc<live::Resident>,
     place: room::Place,
 }
 

@@ -11,13 +11,14 @@
 //! What a turn does to a socket is *seen* by later turns at once, and *kept* when it is durable: an object whose turn is
 //! taken back finds what was kept.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_isolate_host::object::{Acceptance, SocketCommand, SocketData, SocketId};
 use berth_protocol::object::ObjectKey;
 use bytes::Bytes;
+use foldhash::HashMap;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::line::{Line, Out, Waiting};

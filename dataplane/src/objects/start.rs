@@ -84,7 +84,7 @@ async fn make(
     workers: &std::rc::Rc<CoreWorkers>,
     object: ObjectKey,
     letter: &Letter,
-) -> Result<(Epoch, ObjectInstance, (Resident, Place)), NotMade> {
+) -> Result<(Epoch, ObjectInstance, (Arc<Resident>, Place)), NotMade> {
     let zone = workers.zones().hosts().named(&letter.zone).ok_or("its zone is gone")?;
     let class = Arc::clone(zone.class(&letter.class).ok_or("its class is gone")?);
     let script = workers.script(&class.code).await?;
@@ -141,7 +141,7 @@ async fn make(
     objects.release(&object, outcome.sends.into_iter().map(Done::Command).collect());
     let (releases, tally) = (Arc::default(), Arc::default());
     let resident = Resident { shelf, zone, class, why: Why::FirstMessage, queue, releases, logs, tally };
-    Ok((found.epoch, instance, (resident, place)))
+    Ok((found.epoch, instance, (Arc::new(resident), place)))
 }
 
 /// Begins an epoch, and reads what is known. On a thread that may wait.

@@ -82,9 +82,9 @@ impl CoreObjects {
         epoch: Epoch,
         message: Message,
     ) -> Option<Event<Box<Letter>>> {
-        let mut letter = *message.body;
+        let mut letter = message.body;
         if matches!(letter.says, Says::Hold) {
-            return Some(self.begin_hold(object, epoch, letter));
+            return Some(self.begin_hold(object, epoch, *letter));
         }
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
@@ -99,7 +99,7 @@ impl CoreObjects {
         berth_runtime::spawn(async move {
             let trapped = Event::TurnEnded { epoch, end: TurnEnd::Trapped };
             let mut guard = OnPanic(Some((Rc::clone(&workers), object, trapped)));
-            match run(&workers, instance, &resident, &letter, (&running, &rank)).await {
+            match run(&workers, instance, &resident, &mut letter, (&running, &rank)).await {
                 Some(ended) => {
                     letter.trace.end();
                     workers.objects.set_running(&object, None);
@@ -123,13 +123,13 @@ async fn run(
     workers: &Rc<CoreWorkers>,
     instance: ObjectInstance,
     resident: &Resident,
-    letter: &Letter,
+    letter: &mut Letter,
     (running, rank): (&Running, &Rc<Rank>),
 ) -> Option<Ended> {
     let numbers = &workers.objects.numbers;
-    let message = letter.says.message()?;
     match repeat::look(numbers, resident, letter).await {
         Whether::First(first) => {
+            let message = letter.says.take_message()?;
             let begin = || {
                 let rank = Some(Rc::clone(rank));
                 let outside = Outside::new(workers, &resident.zone, &resident.class, letter, rank);

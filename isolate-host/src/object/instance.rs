@@ -36,8 +36,11 @@ const _: () = assert!(CALL_BYTES > berth_protocol::record::VALUE_MAX + berth_pro
 const TAGS_MAX: usize = 8;
 const TAG_MAX: usize = 128;
 
-/// An object's code and memory, between two turns. It may change threads if [`ObjectInstance::may_travel`].
-pub struct ObjectInstance {
+/// An object's code and memory, between two turns. It may change threads if [`ObjectInstance::may_travel`]. It changes hands
+/// several times in a turn, and is large.
+pub struct ObjectInstance(Box<Parts>);
+
+struct Parts {
     store: Store<Guest>,
     bindings: bindings::Object,
     object: Arc<Object>,
@@ -72,7 +75,7 @@ impl ObjectInstance {
             prepare(&mut store, CALL_BYTES);
             match begin(&code, &mut store, upgrade_from).await {
                 Ok((bindings, Ok(()))) => {
-                    let instance = Self { store, bindings, object: kept, clock };
+                    let instance = Self(Box::new(Parts { store, bindings, object: kept, clock }));
                     Ok((instance.rest(), ObjectAnswer::None))
                 }
                 Ok((_, Err(reason))) => Err(TurnError::Failed(reason)),
@@ -85,15 +88,16 @@ impl ObjectInstance {
     /// Begins the turn of a message. Nothing of the guest runs before it is polled.
     pub fn begin(mut self, message: Message, outside: Rc<dyn Outside>) -> Turn {
         let call = Arc::new(CallState::new(is_head(&message)));
-        let object = Arc::clone(&self.object);
+        let parts = &mut *self.0;
+        let object = Arc::clone(&parts.object);
         object.lock().begin(upgrade_of(&message), due(&message), closed(&message));
-        let guest = self.store.data_mut();
+        let guest = parts.store.data_mut();
         guest.call = Arc::clone(&call);
         guest.outgoing_left = guest.limits.outgoing;
         let wall = guest.limits.wall;
         // Between turns, others may have moved the epoch on.
-        self.store.set_epoch_deadline(1);
-        let running = self.clock.run();
+        parts.store.set_epoch_deadline(1);
+        let running = parts.clock.run();
         let own = Arc::clone(&object);
         let guest = async move {
             if let Message::Alarm { id, due_ms, .. } = &message
@@ -101,11 +105,11 @@ impl ObjectInstance {
             {
                 return Ok((self.rest(), ObjectAnswer::None));
             }
-            let answer = run(&self.bindings, &mut self.store, message).await;
-            match answer {
+            let parts = &mut *self.0;
+            match run(&parts.bindings, &mut parts.store, message).await {
                 Ok(answer) => Ok((self.rest(), answer)),
                 Err(Wrong::Engine(error)) => {
-                    Err(TurnError::Fault(fault(&error, self.store.data().growth.refused)))
+                    Err(TurnError::Fault(fault(&error, self.0.store.data().growth.refused)))
                 }
                 Err(Wrong::Turn(error)) => Err(error),
             }
@@ -115,7 +119,7 @@ impl ObjectInstance {
 
     /// Whether the instance holds nothing that belongs to its core, such as a timer or a body that is read.
     pub fn may_travel(&mut self) -> bool {
-        let guest = self.store.data_mut();
+        let guest = self.0.store.data_mut();
         // Streams of the log lead to the same log from everywhere, and whoever printed once keeps them. What can be waited
         // for belongs to something that is in the table itself. The object's data comes along.
         let logs = guest.log.as_ref().map_or(0, |log| Arc::strong_count(log) - 1);
@@ -127,13 +131,13 @@ impl ObjectInstance {
 
     /// Bytes of linear memory that the instance has taken.
     pub fn memory_bytes(&self) -> usize {
-        let guest = self.store.data();
+        let guest = self.0.store.data();
         guest.growth.taken(&guest.limits)
     }
 
     /// Ends a turn: what belonged to it is given back.
     fn rest(mut self) -> Self {
-        let guest = self.store.data_mut();
+        let guest = self.0.store.data_mut();
         if let Some(log) = &guest.log {
             log.renew(guest.limits.log_bytes);
         }
