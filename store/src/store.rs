@@ -70,6 +70,8 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Who runs the threads.
     pub drive: Drive,
+    /// What the committer's thread does first: its scheduling is the kernel's matter, and this crate asks it for nothing.
+    pub committer_begins: fn(),
 }
 
 impl Default for Config {
@@ -84,6 +86,7 @@ impl Default for Config {
             flush_bytes_max: 4 << 20,
             cache_bytes: 256 << 20,
             drive: Drive::Threads,
+            committer_begins: || (),
         }
     }
 }
@@ -993,13 +996,9 @@ impl Drop for Threads {
 const COMMITTER_SLEEP_MAX: Duration = Duration::from_secs(1);
 
 fn run_committer(inner: &Inner) {
+    (inner.config.committer_begins)();
     while inner.queue.wait(COMMITTER_SLEEP_MAX) {
-        // Whoever woke us has more to submit if it has this CPU, too: then it goes on first, and all that comes of it shares
-        // a sync. On a CPU of our own this is nothing.
-        std::thread::yield_now();
-        while inner.flush() {
-            std::thread::yield_now();
-        }
+        while inner.flush() {}
     }
 }
 
