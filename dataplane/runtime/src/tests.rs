@@ -283,6 +283,20 @@ fn a_panic_ends_its_task_alone() {
 }
 
 #[test]
+fn a_sleep_is_never_shorter_than_wanted_whatever_its_turn_did_before() {
+    on_both(|| async {
+        let (work, rest) = (Duration::from_millis(15), Duration::from_millis(20));
+        let began = Instant::now();
+        while began.elapsed() < work {
+            std::hint::spin_loop();
+        }
+        let rests = Instant::now();
+        sleep(rest).await;
+        assert!(rests.elapsed() >= rest, "{:?}", rests.elapsed());
+    });
+}
+
+#[test]
 fn a_task_is_woken_from_another_thread_while_the_core_sleeps() {
     on_both(|| async {
         for _ in 0..200 {

@@ -195,10 +195,12 @@ impl Drop for Deadline {
     }
 }
 
-/// Waits for `duration`.
+/// Waits for `duration` at least, counted from now and not from when this turn began.
 pub async fn sleep(duration: Duration) {
     let deadline = Deadline::new();
-    deadline.set(duration);
+    if let Some(at) = Instant::now().checked_add(duration) {
+        deadline.set_at(at);
+    }
     deadline.expired().await;
 }
 
