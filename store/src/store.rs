@@ -70,8 +70,6 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Who runs the threads.
     pub drive: Drive,
-    /// What the committer's thread does first: its scheduling is the kernel's matter, and this crate asks it for nothing.
-    pub committer_begins: fn(),
 }
 
 impl Default for Config {
@@ -86,7 +84,6 @@ impl Default for Config {
             flush_bytes_max: 4 << 20,
             cache_bytes: 256 << 20,
             drive: Drive::Threads,
-            committer_begins: || (),
         }
     }
 }
@@ -996,7 +993,6 @@ impl Drop for Threads {
 const COMMITTER_SLEEP_MAX: Duration = Duration::from_secs(1);
 
 fn run_committer(inner: &Inner) {
-    (inner.config.committer_begins)();
     while inner.queue.wait(COMMITTER_SLEEP_MAX) {
         while inner.flush() {}
     }

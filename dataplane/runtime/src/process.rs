@@ -55,17 +55,6 @@ impl Signals {
     }
 }
 
-/// From now on, what wakes this thread on a CPU that another thread has lets that one go on, until it sleeps or has had its
-/// share (SCHED_BATCH). It is for a thread whose work is cheaper the more has come together.
-pub fn wake_without_haste() {
-    let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `priority` is initialised and only read.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const priority) } != 0 {
-        let error = io::Error::last_os_error();
-        tracing::warn!(%error, "scheduling.refused: syncs are shared by fewer");
-    }
-}
-
 /// A resource that the kernel limits for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {

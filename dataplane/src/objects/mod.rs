@@ -46,7 +46,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use berth_isolate_host::object::ObjectInstance;
 use berth_protocol::object::{ObjectId, ObjectKey};
 use berth_protocol::waits::{self, Chain, Refused, Waits};
-use berth_runtime::process;
 use berth_store::disk::RealDisk;
 use berth_store::{Config, EngineError, Lead, LeadError, ListenerId, OpenError, Store, StoreId};
 use tokio::sync::{Notify, mpsc};
@@ -240,9 +239,7 @@ impl Opened {
         let id_key = keep_random(&folder.join(ID_KEY)).map_err(unusable)?;
         let mut store_id = [0; 16];
         fill(&mut store_id).map_err(unusable)?;
-        // A core that shares its CPU with the committer does its turns first: then one sync is for all of them.
-        let config = Config { committer_begins: process::wake_without_haste, ..Config::default() };
-        let store = Store::open(Arc::new(disk), config, StoreId(store_id))?;
+        let store = Store::open(Arc::new(disk), Config::default(), StoreId(store_id))?;
         for damage in store.damage() {
             tracing::error!(?damage, "objects.damaged");
         }
