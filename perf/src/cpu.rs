@@ -6,8 +6,8 @@
 //!
 //! Figures are per CPU second of the server, so the denominator is exact: the scheduler's books in nanoseconds
 //! ([`crate::sys::process_cpu_time`]) plus the kernel's own threads of the server's CPU: `ksoftirqd`, which takes over
-//! network work when there is much of it, and `kworker`, which talks to the disk. How busy the CPU as a whole was comes from its idle time in
-//! `/proc/stat`, which the kernel keeps exactly (the other columns there are samples).
+//! network work when there is much of it, and `kworker`, which talks to the disk. How busy the CPU as a whole was
+//! comes from its idle time in `/proc/stat`, which the kernel keeps exactly (the other columns there are samples).
 //!
 //! What it leaves to others: what to run (`suites`), and what the numbers mean together (`figure`).
 

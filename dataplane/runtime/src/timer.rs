@@ -160,7 +160,7 @@ impl Deadline {
         Self { key: with_core(|core| core.timers.borrow_mut().insert()) }
     }
 
-    /// Sets the deadline to `after` from now.
+    /// Sets the deadline to `after` from the beginning of this turn: cheap, and early by what the turn did before.
     pub fn set(&self, after: Duration) {
         with_core(|core| core.timers.borrow_mut().set(self.key, core.now().checked_add(after)));
     }

@@ -123,13 +123,18 @@ impl CoreObjects {
     }
 
     /// The turn of such a letter. Either the start before it has handed the object over, or the instance has to end first.
-    pub(super) fn begin_hold(&self, object: ObjectKey, epoch: Epoch, letter: Letter) -> Event<Box<Letter>> {
+    pub(super) fn begin_hold(
+        &self,
+        object: ObjectKey,
+        epoch: Epoch,
+        letter: Box<Letter>,
+    ) -> Event<Box<Letter>> {
         if !self.node.is_wanted(&object) {
             self.reply(&letter, Reply::new(StatusCode::NO_CONTENT, ""));
             return Event::TurnEnded { epoch, end: TurnEnd::Settled };
         }
         // It waits behind this turn, which ends the instance.
-        self.post(ownership::Message { hops: 0, body: Box::new(letter) });
+        self.post(ownership::Message { hops: 0, body: letter });
         Event::TurnEnded { epoch, end: TurnEnd::Trapped }
     }
 }

@@ -84,7 +84,7 @@ impl CoreObjects {
     ) -> Option<Event<Box<Letter>>> {
         let mut letter = message.body;
         if matches!(letter.says, Says::Hold) {
-            return Some(self.begin_hold(object, epoch, *letter));
+            return Some(self.begin_hold(object, epoch, letter));
         }
         let (Some(workers), Some((instance, resident))) = (self.workers(), self.board(&object)) else {
             tracing::error!(?object, "object.turn: no instance; please report this");
